@@ -1,0 +1,194 @@
+//! The supervisor: sets up, waits for its release, runs the command, reports how it ended.
+
+pub(crate) mod bridge;
+pub(crate) mod command;
+pub(crate) mod connect;
+pub(crate) mod landlock;
+pub(crate) mod os;
+pub(crate) mod tree;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use crate::frame::{Decoder, Ended, Failed, Frame, How, MAX_TO_HELPER, Order, Plan, Step};
+
+/// The control socket and the command's outputs, as `guest::fd` has them.
+const CONTROL: i32 = 3;
+pub(crate) const STDOUT: i32 = 4;
+pub(crate) const STDERR: i32 = 5;
+const FIRST_OTHER: u32 = 6;
+
+/// How long what a host command left behind may go on writing to its pipes.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How often it is looked at meanwhile, in milliseconds.
+const DRAIN_STEP: i32 = 20;
+
+/// Where the supervisor stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// PID 1 of a PID namespace: the kernel kills everything when it ends.
+    Sandbox,
+    /// A process of the host.
+    Host,
+}
+
+struct Supervisor {
+    mode: Mode,
+    decoder: Decoder,
+    plan: Option<Plan>,
+    /// The command's process, once it runs.
+    command: Option<i32>,
+    /// How the command ended, and since when what it left is drained.
+    ended: Option<(How, Instant)>,
+    /// The bridge's process, where it is one.
+    socat: Option<i32>,
+}
+
+/// Runs until the command has ended or the daemon is gone; the exit code says only whether that was orderly.
+pub(crate) fn supervise(mode: Mode) -> i32 {
+    // Nothing beside this process may read its memory or take its descriptors (ptrace(2), pidfd_getfd(2), /proc/1/fd).
+    os::set_not_dumpable();
+    if mode == Mode::Sandbox {
+        os::die_with_parent();
+    } else {
+        // End of file on the control socket says that the daemon is gone; then the tree is killed, and not before.
+        os::live_without_parent();
+        os::adopt_orphans();
+    }
+    os::close_from(FIRST_OTHER);
+    for fd in [CONTROL, STDOUT, STDERR] {
+        os::close_on_exec(fd);
+    }
+    let Some(children) = os::watch_children() else { return 1 };
+    let decoder = Decoder::new(MAX_TO_HELPER);
+    let mut supervisor = Supervisor { mode, decoder, plan: None, command: None, ended: None, socat: None };
+    loop {
+        let timeout = if supervisor.ended.is_some() { DRAIN_STEP } else { -1 };
+        let (heard, child) = os::poll_two(CONTROL, children, timeout);
+        if child {
+            os::drain(children);
+            supervisor.reap();
+        }
+        if heard && !supervisor.hear() {
+            supervisor.kill_all();
+            return 1;
+        }
+        if let Some(code) = supervisor.finish() {
+            return code;
+        }
+    }
+}
+
+impl Supervisor {
+    /// Takes what the daemon says; `false` when it is gone or wants everything dead.
+    fn hear(&mut self) -> bool {
+        let mut buffer = [0; 65_536];
+        let count = os::read(CONTROL, &mut buffer);
+        let Some(bytes) =
+            usize::try_from(count).ok().and_then(|count| buffer.get(..count)).filter(|bytes| !bytes.is_empty())
+        else {
+            return false;
+        };
+        self.decoder.push(bytes);
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => {
+                    if !self.obey(frame) {
+                        return false;
+                    }
+                }
+                Ok(None) => return true,
+                Err(_) => return self.give_up(Step::Plan, 0),
+            }
+        }
+    }
+
+    fn obey(&mut self, frame: Frame) -> bool {
+        match frame {
+            Frame::Plan(plan) if self.plan.is_none() => self.set_up(plan),
+            Frame::Release if self.command.is_none() => self.run(),
+            Frame::Signal(Order::Terminate) => {
+                match self.mode {
+                    Mode::Sandbox => os::signal_all(os::SIGTERM),
+                    Mode::Host => tree::signal_descendants(os::SIGTERM),
+                }
+                true
+            }
+            Frame::Signal(Order::Kill) => false,
+            _ => self.give_up(Step::Plan, 0),
+        }
+    }
+
+    fn set_up(&mut self, plan: Plan) -> bool {
+        if !plan.cwd.is_empty()
+            && let Err(errno) = os::enter(&plan.cwd)
+        {
+            return self.give_up(Step::EnterCwd, errno);
+        }
+        match bridge::set_up(&plan.bridge, CONTROL) {
+            Ok(socat) => self.socat = socat,
+            Err((step, errno)) => return self.give_up(step, errno),
+        }
+        self.plan = Some(plan);
+        say(&Frame::Ready)
+    }
+
+    fn run(&mut self) -> bool {
+        let Some(plan) = &self.plan else { return self.give_up(Step::Plan, 0) };
+        match command::start(plan) {
+            Ok(pid) => {
+                self.command = Some(pid);
+                true
+            }
+            Err(errno) => self.give_up(Step::Fork, errno),
+        }
+    }
+
+    /// Collects every child that has ended: as PID 1 or subreaper, all orphans are.
+    fn reap(&mut self) {
+        while let Some((pid, how)) = os::wait_any() {
+            if Some(pid) == self.command {
+                self.ended = Some((how, Instant::now()));
+            }
+        }
+    }
+
+    /// Reports and ends, once the command has ended and nothing has to be waited for.
+    fn finish(&mut self) -> Option<i32> {
+        let (how, since) = self.ended?;
+        if self.mode == Mode::Host {
+            // What holds the pipes may go on for a while, as in a shell; what does not has been left behind.
+            if since.elapsed() < DRAIN && tree::descendant_holds(&[STDOUT, STDERR]) {
+                return None;
+            }
+            self.kill_all();
+        }
+        let (user_micros, system_micros, max_rss_kib) = os::usage_of_children();
+        say(&Frame::Exited(Ended { how, user_micros, system_micros, max_rss_kib }));
+        Some(0)
+    }
+
+    /// Kills everything. In a sandbox the kernel does, when this process ends.
+    fn kill_all(&mut self) {
+        if self.mode == Mode::Host {
+            tree::kill_descendants();
+        }
+    }
+
+    /// Reports what failed; the run is over.
+    fn give_up(&mut self, step: Step, errno: i32) -> bool {
+        say(&Frame::Failed(Failed { step, errno: u16::try_from(errno).unwrap_or(0) }));
+        false
+    }
+}
+
+/// Sends a frame; `false` when the daemon is gone.
+fn say(frame: &Frame) -> bool {
+    os::send(CONTROL, &frame.encode(), None)
+}
+
+/// A line on standard error. Nobody can be told when even that fails.
+pub(crate) fn complain(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}

@@ -1,0 +1,225 @@
+//! Cgroups: one for each run, below the daemon's own, with the limits that the host lets the daemon set.
+//!
+//! Promises: a limit that is reported as set has been written and read back; what a group holds can be killed, and the
+//! group goes away with it. Processes that the daemon did not start are never moved or limited.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+mod layout;
+mod limit;
+
+pub use layout::Version;
+pub use limit::{Applied, Quantity};
+
+use layout::Hierarchy;
+
+/// Groups that were dropped while killed processes were still in them. The next group that is made sweeps them away.
+static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// The cgroups of this daemon, found once.
+#[derive(Debug)]
+pub struct Cgroups {
+    version: Version,
+    hierarchies: Vec<Hierarchy>,
+    missing: String,
+}
+
+/// Why a group could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+pub struct CgroupError {
+    /// Which file or directory.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// The group of one run, in each hierarchy. Dropping it kills what it holds and removes it where that is done at once.
+#[derive(Debug)]
+pub struct Group {
+    name: String,
+    version: Version,
+    dirs: Vec<(Vec<&'static str>, PathBuf)>,
+}
+
+impl Cgroups {
+    /// Finds out what the daemon may use, and makes its own subtree there.
+    #[must_use]
+    pub fn find() -> Self {
+        match layout::find() {
+            Ok((version, hierarchies)) => Self { version, hierarchies, missing: String::new() },
+            Err(reason) => Self { version: Version::None, hierarchies: Vec::new(), missing: reason },
+        }
+    }
+
+    /// The version in use.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The controllers in use, of `memory`, `cpu` and `pids`.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<&'static str> {
+        self.hierarchies.iter().flat_map(|hierarchy| hierarchy.controllers.iter().copied()).collect()
+    }
+
+    /// Why there are none.
+    #[must_use]
+    pub fn missing(&self) -> &str {
+        &self.missing
+    }
+
+    /// Makes a group.
+    ///
+    /// # Errors
+    /// A directory cannot be made.
+    pub fn create(&self, name: &str) -> Result<Group, CgroupError> {
+        LEFT.lock().unwrap_or_else(PoisonError::into_inner).retain(|dir| fs::remove_dir(dir).is_err() && dir.exists());
+        let mut group = Group { name: name.to_owned(), version: self.version, dirs: Vec::new() };
+        for hierarchy in &self.hierarchies {
+            let path = hierarchy.base.join(name);
+            // The subtree goes away with the last set of drivers that used it, so it may have to be made again.
+            let made = fs::create_dir_all(&hierarchy.base).and_then(|()| fs::create_dir(&path));
+            made.map_err(|source| CgroupError { path: path.clone(), source })?;
+            group.dirs.push((hierarchy.controllers.clone(), path));
+        }
+        Ok(group)
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for hierarchy in &self.hierarchies {
+            // Groups that are still in use keep it; an empty one is nobody's.
+            drop(fs::remove_dir(&hierarchy.base));
+        }
+    }
+}
+
+impl Group {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sets a limit.
+    ///
+    /// # Errors
+    /// No hierarchy has the controller, or the kernel refuses the value.
+    pub fn set(&self, quantity: Quantity, value: u64) -> Result<Applied, CgroupError> {
+        let Some((_, dir)) = self.dirs.iter().find(|(controllers, _)| controllers.contains(&quantity.controller()))
+        else {
+            let source = io::Error::other(format!("the daemon has no {} controller", quantity.controller()));
+            return Err(CgroupError { path: PathBuf::from(quantity.controller()), source });
+        };
+        limit::set(dir, self.version, quantity, value)
+    }
+
+    /// `cgroup.procs` of each hierarchy, open for a child to join by.
+    ///
+    /// # Errors
+    /// One cannot be opened.
+    pub fn doors(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        self.dirs
+            .iter()
+            .map(|(_, dir)| {
+                let path = dir.join("cgroup.procs");
+                let file = OpenOptions::new().write(true).open(&path);
+                file.map(OwnedFd::from).map_err(|source| CgroupError { path, source })
+            })
+            .collect()
+    }
+
+    /// How many of its processes the kernel killed because memory ran out.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        let file = if self.version == Version::Two { "memory.events" } else { "memory.oom_control" };
+        self.read_field("memory", file, "oom_kill").unwrap_or(0)
+    }
+
+    /// The most memory it ever held, in bytes.
+    #[must_use]
+    pub fn peak_memory(&self) -> Option<u64> {
+        let file = if self.version == Version::Two { "memory.peak" } else { "memory.max_usage_in_bytes" };
+        self.read("memory", file)?.trim().parse().ok()
+    }
+
+    /// How often a process was refused because there were too many.
+    #[must_use]
+    pub fn pids_refused(&self) -> u64 {
+        self.read_field("pids", "pids.events", "max").unwrap_or(0)
+    }
+
+    /// Kills what it holds. What forks meanwhile is found by the next call.
+    pub fn kill(&self) {
+        for (_, dir) in &self.dirs {
+            if self.version == Version::Two && fs::write(dir.join("cgroup.kill"), "1").is_ok() {
+                continue;
+            }
+            for pid in members(dir) {
+                // A process that has gone meanwhile needs no signal.
+                if let Some(pid) = Pid::from_raw(pid)
+                    && let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+                    && members(dir).contains(&pid.as_raw_nonzero().get())
+                {
+                    pidfd_send_signal(process, Signal::KILL).unwrap_or(());
+                }
+            }
+        }
+    }
+
+    /// Removes it; `false` while it still holds processes.
+    #[must_use]
+    pub fn try_remove(&self) -> bool {
+        self.dirs.iter().fold(true, |all, (_, dir)| {
+            let gone = match fs::remove_dir(dir) {
+                Ok(()) => true,
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
+            all && gone
+        })
+    }
+
+    fn read(&self, controller: &str, file: &str) -> Option<String> {
+        let (_, dir) = self.dirs.iter().find(|(controllers, _)| controllers.contains(&controller))?;
+        fs::read_to_string(dir.join(file)).ok()
+    }
+
+    fn read_field(&self, controller: &str, file: &str, field: &str) -> Option<u64> {
+        let text = self.read(controller, file)?;
+        text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(' ')?.trim().parse().ok())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.try_remove() {
+            self.kill();
+            if !self.try_remove() {
+                LEFT.lock().unwrap_or_else(PoisonError::into_inner).extend(self.dirs.drain(..).map(|(_, dir)| dir));
+            }
+        }
+    }
+}
+
+fn members(dir: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Opens a file of a cgroup and writes one value.
+fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
+    let written = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file: File| io::Write::write_all(&mut file, value.as_bytes()));
+    written.map_err(|source| CgroupError { path: path.to_owned(), source })
+}

@@ -1,0 +1,29 @@
+//! The system calls that Nexus makes: the one library crate with unsafe code.
+//!
+//! Promises: what is unsafe is small, stands beside the invariant that makes it sound, and has a safe surface. Every
+//! descriptor that is made here is close-on-exec. Nothing here knows what a directive or a sandbox is.
+//!
+//! Leaves to others: policy. The one piece of policy is the table of [`seccomp`], which is data.
+
+#[cfg(target_os = "linux")]
+pub mod beneath;
+#[cfg(target_os = "linux")]
+pub mod cgroup;
+pub mod disk;
+#[cfg(target_os = "linux")]
+pub mod facts;
+#[cfg(target_os = "linux")]
+pub mod fdpass;
+pub mod lock;
+#[cfg(target_os = "linux")]
+pub mod memfd;
+#[cfg(target_os = "linux")]
+pub mod mount;
+#[cfg(target_os = "linux")]
+pub mod owner;
+pub mod pipe;
+#[cfg(target_os = "linux")]
+pub mod seccomp;
+#[cfg(target_os = "linux")]
+pub mod spawn;
+pub mod user;

@@ -1,0 +1,52 @@
+//! Lock files: one holder at a time, released by the kernel when the holder dies (flock(2)).
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::path::Path;
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
+use rustix::io::Errno;
+
+/// A lock that is held until this is dropped. The file stays: removing it would let two holders in.
+#[derive(Debug)]
+pub struct LockFile {
+    _file: File,
+}
+
+impl LockFile {
+    /// Takes the lock, or says that another holds it (`None`). The holder's pid is written into the file for people to read.
+    ///
+    /// # Errors
+    /// The file cannot be made or written, or is a link.
+    pub fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut file = File::from(openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?);
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(Some(Self { _file: file }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = LockFile::try_acquire(&path).unwrap().unwrap();
+        assert!(LockFile::try_acquire(&path).unwrap().is_none());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(first);
+        assert!(LockFile::try_acquire(&path).unwrap().is_some());
+        std::os::unix::fs::symlink("lock", dir.path().join("link")).unwrap();
+        assert!(LockFile::try_acquire(&dir.path().join("link")).is_err());
+    }
+}
