@@ -1,0 +1,344 @@
+//! bubblewrap: namespaces, a system-call filter, a root of its own, and an unprivileged user of the host.
+//!
+//! A root daemon does not start bubblewrap as root: a user namespace whose inner uid maps to the host's root keeps root's
+//! rights over files that the namespace does not cover (`/proc/sys/kernel/core_pattern` can be written from inside such a
+//! sandbox). It prepares a mount namespace that holds only what a sandbox is built from, changes to an unprivileged uid
+//! there, and then starts bubblewrap.
+
+mod args;
+mod explain;
+pub(crate) mod health;
+mod root;
+
+use std::ffi::CString;
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use guest::frame::{Bridge, Frame, Plan};
+use sys::beneath::Beneath;
+use sys::mount::{Entry, clone_tree};
+use sys::spawn::{Image, Program, Stage};
+use tokio::sync::oneshot;
+
+use crate::control::Control;
+use crate::drivers::{Engine, Owner};
+use crate::handle::Started;
+use crate::limits::Fence;
+use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess};
+use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, process};
+
+use args::{Arguments, Mask, PROXY_SOCKET};
+use root::Root;
+
+/// This driver's name.
+pub(crate) const NAME: &str = "bwrap";
+
+/// Size of /tmp where the run does not say.
+const DEFAULT_TMP: u64 = 512 * 1024 * 1024;
+
+/// Where things are in the prepared mount namespace.
+const PAD_ROOT: &str = "/pad/root";
+const PAD_WORKSPACE: &str = "/pad/workspace";
+const PAD_SOCKET: &str = "/pad/proxy.sock";
+
+/// The only trees that Landlock lets a command write.
+const WRITABLE: [&str; 5] = ["/workspace", "/tmp", "/run", "/dev", "/proc"];
+
+/// The driver, with everything that is the same for every run.
+#[derive(Debug)]
+pub(crate) struct Bwrap {
+    program: PathBuf,
+    owner: Owner,
+    root: Root,
+    masks: Vec<Mask>,
+    filter: OwnedFd,
+    /// The prepared mount namespace, where the daemon is root.
+    pad: Option<Arc<OwnedFd>>,
+}
+
+impl Bwrap {
+    /// Prepares the driver. The outer error is the operator's mistake; the inner text says why it cannot work here.
+    pub(crate) fn prepare(
+        settings: &DriverSettings,
+        owner: Owner,
+        own_dir: &Path,
+    ) -> Result<Result<Self, String>, DriversError> {
+        let Some(program) = find_program(&settings.bwrap_path, &settings.search_path) else {
+            let missing = format!(
+                "{} is not found: sudo apt install -y bubblewrap, or set bwrap.bwrap_path",
+                settings.bwrap_path.display()
+            );
+            return Ok(Err(missing));
+        };
+        let root = Root::build(&own_dir.join("root"), settings)?;
+        let masks = args::masks(|path| Path::new(path).exists());
+        let filter = match sys::seccomp::program() {
+            Ok(filter) => filter,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let filter = sys::memfd::sealed("nexus-seccomp", &filter, sys::memfd::Executable::No)
+            .map_err(|source| DriversError::Prepare { path: "memfd:nexus-seccomp".into(), source })?;
+        let pad = if sys::user::effective_uid() == 0 {
+            let stage = own_dir.join("pad");
+            std::fs::create_dir_all(&stage).map_err(|source| DriversError::Prepare { path: stage.clone(), source })?;
+            match sys::mount::namespace(&stage, pad_entries(&root, &program)) {
+                Ok(namespace) => Some(Arc::new(namespace)),
+                Err(error) => {
+                    return Ok(Err(format!(
+                        "the daemon is root without the right to mount ({error}): run it with CAP_SYS_ADMIN, or as an ordinary user"
+                    )));
+                }
+            }
+        } else {
+            None
+        };
+        Ok(Ok(Self { program, owner, root, masks, filter, pad }))
+    }
+
+    /// Starts a run.
+    pub(crate) async fn launch(&self, engine: &Engine, run: PreparedRun) -> Result<Started, LaunchError> {
+        let frame = run.plan(run.cwd.inside(), &WRITABLE);
+        let fence = Fence::build(engine, NAME, &run)?;
+        let route = Route::new(run.network)?;
+        let workspace = Beneath::open(&run.workspace.host_dir).map_err(host("the facility"))?;
+        workspace
+            .dir(run.cwd.relative())
+            .map_err(|error| LaunchError::Cwd { cwd: run.cwd.to_string(), reason: error.to_string() })?;
+        check_selected(&workspace, &run.workspace.access, self.owner, self.pad.is_some())?;
+        for pipe in [&run.stdout, &run.stderr] {
+            self.own_pipe(pipe)?;
+        }
+        let pair = sys::fdpass::socket_pair().map_err(host("a socket pair"))?;
+        let diagnostics = engine.diagnostics()?;
+        self.own_pipe(&diagnostics.write)?;
+        let mut stages = vec![Stage::NewSession];
+        stages.extend(fence.stages);
+        if let Some(pad) = &self.pad {
+            stages.extend(self.pad_stages(pad, &workspace, route.socket.as_deref())?);
+        }
+        stages.push(Stage::DieWithParent);
+        let tmp_bytes = run.limits.tmp_bytes.map_or(DEFAULT_TMP, |limit| limit.value);
+        let argv = self.argv(&run.workspace.host_dir, &run.workspace.access, route.socket.as_deref(), tmp_bytes)?;
+        let again = diagnostics.write.try_clone().map_err(host("a descriptor"))?;
+        let filter = sys::memfd::reopen(&self.filter).map_err(host("/proc/self/fd"))?;
+        let program = Program {
+            image: Image::Path(sys::mount::c_path(&self.program).map_err(host("bwrap"))?),
+            argv,
+            env: vec![c"PATH=/usr/bin:/bin".to_owned(), c"LC_ALL=C".to_owned()],
+            stages,
+            // The order is that of `guest::fd`, and of args::SECCOMP_FD.
+            fds: vec![
+                engine.null()?,
+                diagnostics.write,
+                again,
+                pair.theirs,
+                run.stdout,
+                run.stderr,
+                engine.image()?,
+                filter,
+            ],
+        };
+        let process = process::start(engine.spawner(), program).await?;
+        let mut control = Control::new(pair.ours).map_err(host("the control socket"))?;
+        control.send(&Frame::Plan(Plan { bridge: route.bridge, ..frame }));
+        let layers = Layers {
+            driver: NAME,
+            namespaces: vec!["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"],
+            seccomp: true,
+            no_new_privs: true,
+            landlock_abi: engine.facts().landlock_abi,
+            uid: self.owner.uid,
+            separate_uid: self.pad.is_some(),
+            cgroup: fence.layer,
+            network: route.layer,
+            limits: fence.limits,
+        };
+        let (group, timeout) = (fence.group, run.timeout);
+        Ok(Started {
+            process,
+            control,
+            diagnostics: diagnostics.read,
+            listener: route.listener,
+            group,
+            layers,
+            timeout,
+            explain: explain::explain,
+        })
+    }
+
+    /// The version line, such as `bubblewrap 0.8.0`.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The sandbox's user opens its outputs by name (`/dev/stderr`): the pipe must be its own.
+    fn own_pipe(&self, pipe: &OwnedFd) -> Result<(), LaunchError> {
+        if self.pad.is_none() {
+            return Ok(());
+        }
+        let (uid, gid) = (rustix::fs::Uid::from_raw(self.owner.uid), rustix::fs::Gid::from_raw(self.owner.gid));
+        rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(|errno| host("an output pipe")(errno.into()))
+    }
+
+    fn pad_stages(
+        &self,
+        pad: &Arc<OwnedFd>,
+        workspace: &Beneath,
+        socket: Option<&Path>,
+    ) -> Result<Vec<Stage>, LaunchError> {
+        let attach = |tree: OwnedFd, at: &std::ffi::CStr| Stage::Attach { tree, at: at.to_owned() };
+        let mut stages = vec![Stage::EnterMountNamespace(Arc::clone(pad)), Stage::OwnMountNamespace];
+        stages.push(attach(clone_tree(workspace.fd()).map_err(host("the facility"))?, c"/pad/workspace"));
+        if let Some(path) = socket {
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
+            let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+                .map_err(|errno| host("the proxy's socket")(errno.into()))?;
+            let (uid, gid) = (rustix::fs::Uid::from_raw(self.owner.uid), rustix::fs::Gid::from_raw(self.owner.gid));
+            rustix::fs::chownat(&fd, c"", Some(uid), Some(gid), rustix::fs::AtFlags::EMPTY_PATH)
+                .map_err(|errno| host("the proxy's socket")(errno.into()))?;
+            stages.push(attach(clone_tree(fd.as_fd()).map_err(host("the proxy's socket"))?, c"/pad/proxy.sock"));
+        }
+        stages.push(Stage::ChangeUser { uid: self.owner.uid, gid: self.owner.gid });
+        Ok(stages)
+    }
+
+    fn argv(
+        &self,
+        workspace: &Path,
+        access: &WorkspaceAccess,
+        socket: Option<&Path>,
+        tmp_bytes: u64,
+    ) -> Result<Vec<CString>, LaunchError> {
+        let prepared = self.pad.is_some();
+        let plan = Arguments {
+            root: if prepared { Path::new(PAD_ROOT) } else { &self.root.skeleton },
+            trees: if prepared { &[] } else { &self.root.trees },
+            masks: &self.masks,
+            workspace: if prepared { Path::new(PAD_WORKSPACE) } else { workspace },
+            access,
+            proxy_socket: socket.map(|path| if prepared { Path::new(PAD_SOCKET) } else { path }),
+            tmp_bytes,
+        };
+        let strings = args::arguments(&plan).into_iter().map(|arg| CString::new(arg.into_vec()));
+        strings.collect::<Result<_, _>>().map_err(|error| host("an argument of bwrap")(error.into()))
+    }
+}
+
+/// How a run's connections reach its proxy.
+struct Route {
+    bridge: Bridge,
+    /// Who takes the sandbox's listening socket.
+    listener: Option<oneshot::Sender<TcpListener>>,
+    /// The proxy's socket on the host, which is mounted into the sandbox.
+    socket: Option<PathBuf>,
+    layer: NetworkLayer,
+}
+
+impl Route {
+    fn new(network: NetworkPath) -> Result<Self, LaunchError> {
+        let none = Self { bridge: Bridge::None, listener: None, socket: None, layer: NetworkLayer::Isolated };
+        match network {
+            NetworkPath::Proxied(ProxyAttachment::Listener(sender)) => {
+                Ok(Self { bridge: Bridge::Builtin, listener: Some(sender), layer: NetworkLayer::ProxyListener, ..none })
+            }
+            NetworkPath::Proxied(ProxyAttachment::Socket { path, socat }) => {
+                let program = socat.into_os_string().into_vec();
+                let bridge = Bridge::Socat { program, socket: PROXY_SOCKET.into() };
+                Ok(Self { bridge, socket: Some(path), layer: NetworkLayer::ProxySocat, ..none })
+            }
+            NetworkPath::Isolated => Ok(none),
+            NetworkPath::HostNetwork => Err(LaunchError::Unsupported {
+                driver: NAME,
+                reason: "a sandbox never gets the host's network".to_owned(),
+            }),
+        }
+    }
+}
+
+/// What the prepared mount namespace holds: what bubblewrap itself needs, and what the sandboxes' root is made of.
+fn pad_entries(root: &Root, program: &Path) -> Vec<Entry> {
+    let tree = |source: &Path, at: PathBuf| Entry::Tree { source: source.to_owned(), at };
+    let mut entries = vec![tree(Path::new("/usr"), "/usr".into()), tree(Path::new("/proc"), "/proc".into())];
+    // The device nodes that bubblewrap hands on, without what else is mounted in /dev.
+    entries.push(Entry::Bind { source: "/dev".into(), at: "/dev".into() });
+    for name in ["bin", "sbin", "lib", "lib32", "lib64"] {
+        let path = Path::new("/").join(name);
+        match std::fs::read_link(&path) {
+            Ok(target) => entries.push(Entry::Link { at: path, target }),
+            Err(_) if path.is_dir() => entries.push(tree(&path, path.clone())),
+            Err(_) => {}
+        }
+    }
+    if Path::new("/etc/ld.so.cache").exists() {
+        entries.push(Entry::Bind { source: "/etc/ld.so.cache".into(), at: "/etc/ld.so.cache".into() });
+    }
+    if !program.starts_with("/usr") && !["/bin", "/sbin"].iter().any(|dir| program.starts_with(dir)) {
+        entries.push(Entry::Bind { source: program.to_owned(), at: program.to_owned() });
+    }
+    // bubblewrap builds the new root on /tmp.
+    entries.push(Entry::Directory("/tmp".into()));
+    entries.push(Entry::Directory(PAD_WORKSPACE.into()));
+    entries.push(Entry::Bind { source: root.skeleton.join(".nexus/proxy.sock"), at: PAD_SOCKET.into() });
+    entries.push(tree(&root.skeleton, PAD_ROOT.into()));
+    for mounted in &root.trees {
+        let below = mounted.at.strip_prefix("/").unwrap_or(&mounted.at);
+        entries.push(tree(&mounted.source, Path::new(PAD_ROOT).join(below)));
+    }
+    entries
+}
+
+/// Selected paths are taken without links: nobody but the facility's own runs writes there, one at a time. One that may
+/// be written and does not exist is made; one that may only be read and does not exist is an error.
+fn check_selected(
+    workspace: &Beneath,
+    access: &WorkspaceAccess,
+    owner: Owner,
+    hand_over: bool,
+) -> Result<(), LaunchError> {
+    let WorkspaceAccess::Only(selected) = access else { return Ok(()) };
+    for selection in selected {
+        let refused = |error: sys::beneath::BeneathError| LaunchError::Unsupported {
+            driver: NAME,
+            reason: format!("capabilities.fs selects {}: {error}", selection.path),
+        };
+        if selection.writable
+            && workspace.dir(selection.path.relative()).is_err()
+            && workspace.read(selection.path.relative()).is_err()
+        {
+            let made = workspace.make_dirs(selection.path.relative(), 0o755).map_err(refused)?;
+            if hand_over {
+                sys::owner::hand_over(made.fd(), owner.uid, owner.gid).map_err(host("a selected directory"))?;
+            }
+        }
+        workspace.plain(selection.path.relative()).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// The program as an absolute path: itself, or the first of its name on the search path.
+pub(crate) fn find_program(name: &Path, search_path: &str) -> Option<PathBuf> {
+    let executable = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    if name.components().count() > 1 {
+        return Some(name.to_owned()).filter(|path| executable(path));
+    }
+    let dirs = search_path.split(':').filter(|dir| dir.starts_with('/'));
+    dirs.map(|dir| Path::new(dir).join(name)).find(|path| executable(path))
+}
+
+/// An error about something of the host's.
+pub(crate) fn host(what: &str) -> impl FnOnce(std::io::Error) -> LaunchError {
+    let what = what.to_owned();
+    move |source| LaunchError::Host { what, source }
+}
+
+/// The null device, opened once.
+pub(crate) fn open_null() -> std::io::Result<OwnedFd> {
+    Ok(File::open("/dev/null")?.into())
+}

@@ -1,0 +1,359 @@
+//! The drivers of this host, built once per daemon.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sys::cgroup::Cgroups;
+use sys::facts::KernelFacts;
+use sys::memfd::{Executable, sealed};
+use sys::pipe::{Pipe, pipe};
+use sys::spawn::{Image, Program, Spawner, Stage};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::bwrap::{self, Bwrap};
+use crate::{CgroupLayer, Health, LaunchError, PreparedRun, RunHandle, host, process};
+
+/// How long a health check's result is used.
+const HEALTH_AGE: Duration = Duration::from_secs(15);
+
+/// How long an engine may take to say its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The uid and gid of sandboxes when the daemon is root and the configured user does not exist: beyond what
+/// distributions give to people, services and subordinate ranges.
+const FALLBACK_UID: u32 = 64_017;
+
+/// A driver of this crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Driver {
+    /// bubblewrap.
+    Bwrap,
+    /// A process of the host.
+    Host,
+}
+
+/// Where the root directory of a sandbox comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootSource {
+    /// The host's `/usr`, read-only, with a synthetic `/etc`.
+    HostUsr,
+    /// The top-level entries of this directory, read-only.
+    Rootfs(PathBuf),
+}
+
+/// What the drivers are built from.
+#[derive(Clone, Debug)]
+pub struct DriverSettings {
+    /// A directory of the daemon's own that no sandbox can write: made with mode 0700 when missing.
+    pub runtime_dir: PathBuf,
+    /// bubblewrap: a path, or a name to look up in `search_path`.
+    pub bwrap_path: PathBuf,
+    /// The daemon's search path, directories separated by colons.
+    pub search_path: String,
+    /// The sandbox's root.
+    pub root: RootSource,
+    /// The user that sandboxes run as when the daemon is root.
+    pub sandbox_user: String,
+    /// Further host directories that sandboxes see read-only, at the same place.
+    pub extra_ro_paths: Vec<PathBuf>,
+    /// A file of CA certificates, added to the sandbox's own (with [`RootSource::HostUsr`]).
+    pub ca_bundle: Option<PathBuf>,
+}
+
+/// Why the drivers cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum DriversError {
+    /// A file or directory that every run needs could not be made or read.
+    #[error("cannot prepare {path}: {source}")]
+    Prepare {
+        /// What could not be made.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A path that sandboxes may not see.
+    #[error("bwrap.extra_ro_paths: {path} is refused: {reason}")]
+    ExtraPath {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The sandbox's user is root or the daemon itself.
+    #[error("sandbox_user {user} has uid {uid}: name an unprivileged user of its own")]
+    PrivilegedUser {
+        /// Its name.
+        user: String,
+        /// Its uid.
+        uid: u32,
+    },
+}
+
+/// Who owns a facility's files, so that a driver's commands can write them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// User id on the host.
+    pub uid: u32,
+    /// Group id on the host.
+    pub gid: u32,
+}
+
+/// The drivers of this host.
+#[derive(Debug)]
+pub struct Drivers {
+    engine: Engine,
+    bwrap: Result<Bwrap, String>,
+    sandbox_owner: Owner,
+    bwrap_health: Mutex<Option<(Instant, Health)>>,
+}
+
+/// What every driver needs: made once.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    spawner: Spawner,
+    image: OwnedFd,
+    null: OwnedFd,
+    cgroups: Cgroups,
+    facts: KernelFacts,
+    swap: bool,
+    own_dir: OwnDir,
+    trials: AtomicU64,
+}
+
+/// The directory of this set of drivers, removed with it.
+#[derive(Debug)]
+struct OwnDir(PathBuf);
+
+impl Drivers {
+    /// Prepares what is the same for every run.
+    ///
+    /// # Errors
+    /// A file or directory could not be made, or the settings are wrong. A driver that cannot work here is no error: its
+    /// health says so, and its launches are refused with the reason.
+    pub fn new(settings: DriverSettings) -> Result<Self, DriversError> {
+        let prepare = |path: &str| {
+            let path = PathBuf::from(path);
+            move |source| DriversError::Prepare { path, source }
+        };
+        let own_dir = OwnDir::make(&settings.runtime_dir)?;
+        let sandbox_owner = sandbox_owner(&settings.sandbox_user)?;
+        let engine = Engine {
+            spawner: Spawner::start().map_err(prepare("the spawning thread"))?,
+            image: sealed("nexus-init", guest::HELPER, Executable::Yes).map_err(prepare("memfd:nexus-init"))?,
+            null: bwrap::open_null().map_err(prepare("/dev/null"))?,
+            cgroups: Cgroups::find(),
+            facts: KernelFacts::read(),
+            swap: std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1),
+            own_dir,
+            trials: AtomicU64::new(0),
+        };
+        let bwrap = Bwrap::prepare(&settings, sandbox_owner, &engine.own_dir.0)?;
+        Ok(Self { engine, bwrap, sandbox_owner, bwrap_health: Mutex::new(None) })
+    }
+
+    /// Who must own a facility for this driver's commands to write there.
+    #[must_use]
+    pub fn owner(&self, driver: Driver) -> Owner {
+        match driver {
+            Driver::Bwrap => self.sandbox_owner,
+            Driver::Host => Owner { uid: sys::user::effective_uid(), gid: sys::user::effective_gid() },
+        }
+    }
+
+    /// Starts a run: its process exists, its sandbox is being set up, its command waits.
+    ///
+    /// # Errors
+    /// The run cannot be started as asked for; nothing of it is left.
+    pub async fn launch(&self, driver: Driver, run: PreparedRun) -> Result<RunHandle, LaunchError> {
+        let started = match driver {
+            Driver::Bwrap => self.bwrap()?.launch(&self.engine, run).await?,
+            Driver::Host => host::launch(&self.engine, run).await?,
+        };
+        Ok(RunHandle::new(started))
+    }
+
+    /// The health of a driver, at most 15 s old.
+    pub async fn health(&self, driver: Driver) -> Health {
+        let mut health = match driver {
+            Driver::Host => Health {
+                healthy: true,
+                version: String::new(),
+                reason: None,
+                details: std::collections::BTreeMap::new(),
+            },
+            Driver::Bwrap => self.bwrap_health().await,
+        };
+        let cgroups = &self.engine.cgroups;
+        let text =
+            if cgroups.missing().is_empty() { cgroups.controllers().join("+") } else { cgroups.missing().to_owned() };
+        health.details.insert("cgroups".to_owned(), format!("{:?}: {text}", cgroups.version()));
+        health
+    }
+
+    /// What this host's cgroups offer, for doctor and reports.
+    #[must_use]
+    pub fn cgroups(&self) -> CgroupLayer {
+        let cgroups = &self.engine.cgroups;
+        let controllers = cgroups.controllers().into_iter().map(str::to_owned).collect();
+        match cgroups.version() {
+            sys::cgroup::Version::Two => CgroupLayer::V2(controllers),
+            sys::cgroup::Version::One => CgroupLayer::V1(controllers),
+            sys::cgroup::Version::None => CgroupLayer::None(cgroups.missing().to_owned()),
+        }
+    }
+
+    async fn bwrap_health(&self) -> Health {
+        let bwrap = match &self.bwrap {
+            Ok(bwrap) => bwrap,
+            Err(reason) => {
+                let details = std::collections::BTreeMap::new();
+                return Health { healthy: false, version: String::new(), reason: Some(reason.clone()), details };
+            }
+        };
+        // Whoever asks meanwhile waits for the same result.
+        let mut known = self.bwrap_health.lock().await;
+        if let Some((at, health)) = &*known
+            && at.elapsed() < HEALTH_AGE
+        {
+            return health.clone();
+        }
+        let health = bwrap.health(&self.engine).await;
+        *known = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    fn bwrap(&self) -> Result<&Bwrap, LaunchError> {
+        self.bwrap.as_ref().map_err(|reason| LaunchError::Unavailable { driver: bwrap::NAME, reason: reason.clone() })
+    }
+}
+
+impl Engine {
+    pub(crate) fn spawner(&self) -> &Spawner {
+        &self.spawner
+    }
+
+    pub(crate) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
+    pub(crate) fn facts(&self) -> &KernelFacts {
+        &self.facts
+    }
+
+    pub(crate) fn has_swap(&self) -> bool {
+        self.swap
+    }
+
+    pub(crate) fn null(&self) -> Result<OwnedFd, LaunchError> {
+        self.null.try_clone().map_err(bwrap::host("a descriptor"))
+    }
+
+    /// The helper's image, for a child to execute.
+    pub(crate) fn image(&self) -> Result<OwnedFd, LaunchError> {
+        self.image.try_clone().map_err(bwrap::host("a descriptor"))
+    }
+
+    /// A pipe for what an engine itself says; its read end never blocks.
+    pub(crate) fn diagnostics(&self) -> Result<Pipe, LaunchError> {
+        let pipe = pipe().map_err(bwrap::host("a pipe"))?;
+        rustix::io::ioctl_fionbio(&pipe.read, true).map_err(|errno| bwrap::host("a pipe")(errno.into()))?;
+        Ok(pipe)
+    }
+
+    /// An empty directory for health checks.
+    pub(crate) fn trial_workspace(&self) -> std::io::Result<PathBuf> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.own_dir.0.join("trial");
+        std::fs::create_dir_all(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        Ok(path)
+    }
+
+    /// A name that no other run has.
+    pub(crate) fn trial_name(&self) -> String {
+        format!("trial-{}-{}", std::process::id(), self.trials.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The first line that `program --version` prints; empty when it prints none in time.
+    pub(crate) async fn version_of(&self, program: &Path) -> String {
+        tokio::time::timeout(VERSION_TIMEOUT, self.try_version(program)).await.ok().flatten().unwrap_or_default()
+    }
+
+    async fn try_version(&self, program: &Path) -> Option<String> {
+        let output = pipe().ok()?;
+        let path = sys::mount::c_path(program).ok()?;
+        let program = Program {
+            image: Image::Path(path.clone()),
+            argv: vec![path, CString::from(c"--version")],
+            env: Vec::new(),
+            stages: vec![Stage::NewSession, Stage::DieWithParent],
+            fds: vec![self.null.try_clone().ok()?, output.write.try_clone().ok()?, output.write],
+        };
+        let mut running = process::start(&self.spawner, program).await.ok()?;
+        running.ended().await.ok()?;
+        // It has ended, so what it printed is in the pipe, and the end of it.
+        let mut buffer = [0; 256];
+        let count = File::from(output.read).read(&mut buffer).ok()?;
+        let text = String::from_utf8_lossy(buffer.get(..count)?).into_owned();
+        text.lines().next().map(str::to_owned)
+    }
+}
+
+impl OwnDir {
+    /// Makes a directory for this set of drivers, and removes those of processes that are gone.
+    fn make(runtime_dir: &Path) -> Result<Self, DriversError> {
+        use std::os::unix::fs::DirBuilderExt;
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DriversError::Prepare { path, source }
+        };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(runtime_dir).map_err(failed(runtime_dir))?;
+        for entry in std::fs::read_dir(runtime_dir).map_err(failed(runtime_dir))?.flatten() {
+            let name = entry.file_name();
+            let pid =
+                name.to_str().and_then(|name| name.strip_prefix("drivers-")?.split('-').next()?.parse::<u32>().ok());
+            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                std::fs::remove_dir_all(entry.path()).map_err(failed(&entry.path()))?;
+            }
+        }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = runtime_dir.join(format!("drivers-{}-{number}", std::process::id()));
+        // Left by a process that had the same pid before a restart of the host.
+        if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(failed(&path))?;
+        }
+        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed(&path))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for OwnDir {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "cannot remove the drivers' directory");
+        }
+    }
+}
+
+/// The user that sandboxes run as.
+fn sandbox_owner(name: &str) -> Result<Owner, DriversError> {
+    let (uid, gid) = (sys::user::effective_uid(), sys::user::effective_gid());
+    if uid != 0 {
+        return Ok(Owner { uid, gid });
+    }
+    let passwd = |source| DriversError::Prepare { path: "/etc/passwd".into(), source };
+    match sys::user::by_name(name).map_err(passwd)? {
+        Some(user) if user.uid == 0 || user.gid == 0 => {
+            Err(DriversError::PrivilegedUser { user: user.name, uid: user.uid })
+        }
+        Some(user) => Ok(Owner { uid: user.uid, gid: user.gid }),
+        None => Ok(Owner { uid: FALLBACK_UID, gid: FALLBACK_UID }),
+    }
+}

@@ -1,0 +1,494 @@
+//! A run that has been started: its way from set-up over release to its end, and the ladder of its killing.
+//!
+//! ```text
+//!  SIGTERM to all inside ──grace──► SIGKILL to all inside ──1 s──► SIGKILL to the outermost process
+//!   (frame to the helper)            (frame to the helper)          (the kernel takes the namespace with it)
+//! ```
+
+use std::fs::File;
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use guest::frame::{Ended, Failed, Frame, How, Order, Step};
+use sys::cgroup::Group;
+use sys::spawn::Status;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::control::{Control, Heard};
+use crate::exit::CommandStatus;
+use crate::process::Running;
+use crate::{EndedBy, Exit, Layers, Stop, Usage, exit_code};
+
+/// How long the set-up of a sandbox may take.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Grace after the timeout.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(2);
+
+/// How long the helper may take to obey an order to kill, and to end after its report.
+const HELPER_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the helper may take to end after its report: a host run kills what is left in that time.
+const REPORT_GRACE: Duration = Duration::from_secs(8);
+
+/// How long after the outermost process the helper may take to be gone.
+const GONE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the removal of a cgroup is tried while its last processes go, and the pause between two attempts.
+const REMOVE_ATTEMPTS: u32 = 100;
+const REMOVE_PAUSE: Duration = Duration::from_millis(2);
+
+/// Most of the engine's own messages that is kept.
+const MAX_DIAGNOSTICS: usize = 4096;
+
+/// Why a run could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The driver does not work on this host.
+    #[error("driver {driver} is not available: {reason}")]
+    Unavailable {
+        /// The driver.
+        driver: &'static str,
+        /// Why, with the mend.
+        reason: String,
+    },
+    /// The driver cannot do what the run asks for.
+    #[error("driver {driver} cannot run this: {reason}")]
+    Unsupported {
+        /// The driver.
+        driver: &'static str,
+        /// What.
+        reason: String,
+    },
+    /// A limit that the directive or the configuration names cannot be enforced here.
+    #[error("limit {limit} cannot be enforced on this host: {reason}")]
+    Limit {
+        /// The limit.
+        limit: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The working directory is missing, no directory, or leads out of the workspace.
+    #[error("cwd {cwd}: {reason}")]
+    Cwd {
+        /// The directory.
+        cwd: String,
+        /// Why.
+        reason: String,
+    },
+    /// A file or directory of the host that the run needs cannot be used.
+    #[error("{what}: {source}")]
+    Host {
+        /// Which.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The sandbox's process could not be started.
+    #[error("cannot start the sandbox: {0}")]
+    Spawn(#[from] sys::spawn::SpawnError),
+    /// The sandbox ended or failed before it was set up.
+    #[error("{0}")]
+    SetUp(String),
+    /// The set-up took too long.
+    #[error("the sandbox was not set up within {} s{said}", READY_TIMEOUT.as_secs())]
+    TimedOut {
+        /// What the engine said, after a colon; or nothing.
+        said: String,
+    },
+    /// Nobody takes the sandbox's listening socket any more.
+    #[error("the egress proxy is gone before the sandbox was set up")]
+    ProxyGone,
+}
+
+/// What a driver hands over to make a [`RunHandle`] of.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) process: Running,
+    pub(crate) control: Control,
+    /// Read end of the pipe that takes what the engine itself says.
+    pub(crate) diagnostics: OwnedFd,
+    pub(crate) listener: Option<oneshot::Sender<TcpListener>>,
+    pub(crate) group: Option<Group>,
+    pub(crate) layers: Layers,
+    pub(crate) timeout: Duration,
+    /// Turns the engine's own message into a sentence with the mend.
+    pub(crate) explain: fn(&str) -> String,
+}
+
+/// A run that has been started. Dropping it kills the run.
+#[derive(Debug)]
+pub struct RunHandle {
+    started: Started,
+    heard_end: bool,
+    released: Option<Instant>,
+    report: Option<Ended>,
+    reported: Option<Instant>,
+    /// What brought the end about, once something other than the command does.
+    ending: Option<Ending>,
+    status: Option<Status>,
+}
+
+/// A kill ladder under way.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    cause: Cause,
+    kill_at: Instant,
+    killed: Option<Instant>,
+    forced: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    Timeout,
+    Stop(Stop),
+}
+
+impl RunHandle {
+    pub(crate) fn new(started: Started) -> Self {
+        Self { started, heard_end: false, released: None, report: None, reported: None, ending: None, status: None }
+    }
+
+    /// Waits until everything is set up and the command waits for its release, at most [`READY_TIMEOUT`].
+    ///
+    /// # Errors
+    /// The sandbox could not be set up; what there is of it is killed when the handle is dropped.
+    pub async fn ready(&mut self) -> Result<(), LaunchError> {
+        match timeout(READY_TIMEOUT, self.set_up()).await {
+            Ok(result) => result,
+            Err(_) => Err(LaunchError::TimedOut { said: with_colon(&self.diagnostics()) }),
+        }
+    }
+
+    async fn set_up(&mut self) -> Result<(), LaunchError> {
+        loop {
+            match self.started.control.next().await {
+                Ok(Heard::Frame(Frame::Listener, Some(fd))) => self.pass_listener(fd)?,
+                Ok(Heard::Frame(Frame::Ready, _)) if self.started.listener.is_none() => return Ok(()),
+                Ok(Heard::Frame(Frame::Failed(failed), _)) => return Err(LaunchError::SetUp(self.describe(failed))),
+                Ok(Heard::Frame(frame, _)) => {
+                    return Err(LaunchError::SetUp(format!("the sandbox's helper said {frame:?} out of turn")));
+                }
+                Ok(Heard::End) => {
+                    self.heard_end = true;
+                    let status = self.started.process.ended().await;
+                    return Err(LaunchError::SetUp(self.engine_failure(status.ok())));
+                }
+                Err(error) => return Err(LaunchError::SetUp(error.to_string())),
+            }
+        }
+    }
+
+    /// Hands the sandbox's socket to the proxy, once it is sure what it is.
+    fn pass_listener(&mut self, fd: OwnedFd) -> Result<(), LaunchError> {
+        let Some(proxy) = self.started.listener.take() else {
+            return Err(LaunchError::SetUp("the sandbox's helper sent a socket that nobody asked for".to_owned()));
+        };
+        let listener =
+            as_listener(fd).map_err(|source| LaunchError::Host { what: "the sandbox's socket".to_owned(), source })?;
+        proxy.send(listener).map_err(|_| LaunchError::ProxyGone)
+    }
+
+    /// Lets the command go. The timeout counts from here.
+    ///
+    /// # Errors
+    /// None today; a sandbox that is gone is found by [`RunHandle::wait`].
+    pub fn release(&mut self) -> Result<(), LaunchError> {
+        self.started.control.send(&Frame::Release);
+        self.released = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Waits for the end, and brings it about when `stop` or the timeout says so. Everything that the run started is
+    /// dead when this returns. Cancel-safe: it may be dropped and called again.
+    pub async fn wait(&mut self, mut stop: watch::Receiver<Option<Stop>>) -> Exit {
+        let begun = *self.released.get_or_insert_with(Instant::now);
+        let deadline = begun.checked_add(self.started.timeout);
+        let mut stoppable = true;
+        let order = *stop.borrow_and_update();
+        self.stop(order);
+        while self.status.is_none() {
+            let next = self.next_step(deadline);
+            tokio::select! {
+                biased;
+                heard = self.started.control.next(), if !self.heard_end => self.hear(heard),
+                status = self.started.process.ended() => self.status = Some(status.unwrap_or(Status::Exited(1))),
+                changed = stop.changed(), if stoppable => {
+                    stoppable = changed.is_ok();
+                    let order = *stop.borrow_and_update();
+                    self.stop(order);
+                }
+                () = sleep_until_some(next) => self.step(deadline),
+            }
+        }
+        self.finish(begun).await
+    }
+
+    /// Kills the run without ever letting its command go.
+    pub fn abandon(self) {}
+
+    /// What is in force around the run.
+    #[must_use]
+    pub fn layers(&self) -> &Layers {
+        &self.started.layers
+    }
+
+    /// Process id of the outermost process, for logs.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.started.process.pid()
+    }
+
+    fn hear(&mut self, heard: Result<Heard, crate::control::ControlError>) {
+        match heard {
+            Ok(Heard::Frame(Frame::Exited(ended), _)) if self.report.is_none() => {
+                self.report = Some(ended);
+                self.reported = Some(Instant::now());
+            }
+            Ok(Heard::Frame(Frame::Failed(failed), _)) => {
+                tracing::warn!(?failed, "the sandbox's helper failed");
+            }
+            Ok(Heard::End) => self.heard_end = true,
+            other => {
+                // Whoever speaks like this is not the helper any more.
+                tracing::error!(?other, "the sandbox's helper is not itself: the run is killed");
+                self.heard_end = true;
+                self.kill_outermost();
+            }
+        }
+    }
+
+    /// Takes an order to stop; a later one can only shorten the grace.
+    fn stop(&mut self, order: Option<Stop>) {
+        let Some(order) = order else { return };
+        let kill_at = Instant::now() + order.grace;
+        match &mut self.ending {
+            Some(ending) => ending.kill_at = ending.kill_at.min(kill_at),
+            None => self.begin(Cause::Stop(order), kill_at),
+        }
+    }
+
+    fn begin(&mut self, cause: Cause, kill_at: Instant) {
+        if self.report.is_none() {
+            self.ending = Some(Ending { cause, kill_at, killed: None, forced: false });
+            self.started.control.send(&Frame::Signal(Order::Terminate));
+        }
+    }
+
+    /// When something has to be done by the clock.
+    fn next_step(&self, deadline: Option<Instant>) -> Option<Instant> {
+        if let Some(reported) = self.reported {
+            return Some(reported + REPORT_GRACE);
+        }
+        match &self.ending {
+            None => deadline,
+            Some(Ending { forced: true, .. }) => None,
+            Some(Ending { killed: Some(killed), .. }) => Some(*killed + HELPER_GRACE),
+            Some(ending) => Some(ending.kill_at),
+        }
+    }
+
+    fn step(&mut self, deadline: Option<Instant>) {
+        let now = Instant::now();
+        if self.reported.is_some_and(|reported| now >= reported + REPORT_GRACE) {
+            self.reported = None;
+            self.kill_outermost();
+            return;
+        }
+        match &mut self.ending {
+            None if deadline.is_some_and(|deadline| now >= deadline) => self.begin(Cause::Timeout, now + TIMEOUT_GRACE),
+            None => {}
+            Some(ending) if ending.killed.is_none() && now >= ending.kill_at => {
+                ending.killed = Some(now);
+                self.started.control.send(&Frame::Signal(Order::Kill));
+            }
+            Some(ending) if ending.killed.is_some_and(|killed| now >= killed + HELPER_GRACE) => {
+                ending.forced = true;
+                self.kill_outermost();
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn kill_outermost(&mut self) {
+        if let Err(error) = self.started.process.kill() {
+            tracing::error!(%error, "cannot kill the sandbox's outermost process");
+        }
+        if let Some(group) = &self.started.group {
+            group.kill();
+        }
+    }
+
+    /// Makes sure that nothing is left, and says how it ended.
+    async fn finish(&mut self, begun: Instant) -> Exit {
+        let wall = begun.elapsed();
+        // The helper's report may still lie in the socket; its end of file says that PID 1 is gone too.
+        let gone = async {
+            while !self.heard_end {
+                let heard = self.started.control.next().await;
+                self.hear(heard);
+            }
+        };
+        if timeout(GONE_TIMEOUT, gone).await.is_err() {
+            tracing::error!("the sandbox's helper outlived its sandbox");
+        }
+        let (mut oom, mut peak, mut note) = (0, None, None);
+        if let Some(group) = self.started.group.take() {
+            oom = group.oom_kills();
+            peak = group.peak_memory();
+            if group.pids_refused() > 0 {
+                note = Some(format!("the limit of processes was reached {} times", group.pids_refused()));
+            }
+            if !remove(&group).await {
+                tracing::warn!(group = group.name(), "processes are left in the cgroup of a run that has ended");
+            }
+        }
+        let micros = |get: fn(&Ended) -> u64| Duration::from_micros(self.report.as_ref().map_or(0, get));
+        let largest = self.report.map_or(0, |ended| ended.max_rss_kib.saturating_mul(1024));
+        let usage = Usage {
+            wall,
+            user: micros(|ended| ended.user_micros),
+            system: micros(|ended| ended.system_micros),
+            peak_rss_bytes: peak.unwrap_or(largest),
+        };
+        let command = self.report.map(|ended| match ended.how {
+            How::Code(code) => CommandStatus::Code(i32::from(code)),
+            How::Signal(signal) => CommandStatus::Signal(i32::from(signal)),
+        });
+        let cause = self.ending.map(|ending| ending.cause);
+        let ended = ended_by(cause, command, oom, || self.engine_failure(self.status));
+        let code = exit_code(&ended, command.map(CommandStatus::code));
+        Exit { ended, code, usage, note }
+    }
+
+    /// What the engine said, shortened.
+    fn diagnostics(&mut self) -> String {
+        let Ok(copy) = self.started.diagnostics.try_clone() else { return String::new() };
+        let (mut file, mut text, mut buffer) = (File::from(copy), Vec::new(), [0; 512]);
+        while let Ok(count) = file.read(&mut buffer)
+            && count > 0
+            && text.len() < MAX_DIAGNOSTICS
+        {
+            text.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        }
+        String::from_utf8_lossy(&text).trim().to_owned()
+    }
+
+    fn engine_failure(&mut self, status: Option<Status>) -> String {
+        let said = self.diagnostics();
+        if !said.is_empty() {
+            return (self.started.explain)(&said);
+        }
+        match status {
+            Some(Status::Exited(code)) => format!("the sandbox ended with code {code} and without a report"),
+            Some(Status::Killed(signal)) => format!("the sandbox was killed by signal {signal}"),
+            None => "the sandbox ended without a report".to_owned(),
+        }
+    }
+
+    fn describe(&mut self, failed: Failed) -> String {
+        let step = match failed.step {
+            Step::Listen => "cannot listen on the proxy's port inside the sandbox",
+            Step::PassListener => "cannot pass the listening socket out of the sandbox",
+            Step::StartSocat => "cannot start socat inside the sandbox (bwrap.socat_path)",
+            Step::AwaitSocat => "socat does not listen inside the sandbox",
+            Step::EnterCwd => "cannot enter the working directory inside the sandbox",
+            Step::Fork => "cannot make the command's process",
+            Step::Plan => "the helper did not understand its plan",
+        };
+        let reason = match failed.errno {
+            0 => String::new(),
+            errno => format!(": {}", std::io::Error::from_raw_os_error(i32::from(errno))),
+        };
+        format!("{step}{reason}{}", with_colon(&self.diagnostics()))
+    }
+}
+
+/// What ended a run: an order or the timeout, the memory limit, the command itself, or the engine's failure.
+fn ended_by(
+    cause: Option<Cause>,
+    command: Option<CommandStatus>,
+    oom_kills: u64,
+    engine: impl FnOnce() -> String,
+) -> EndedBy {
+    let out_of_memory = oom_kills > 0 && command.is_none_or(|command| command.code() != 0);
+    match (cause, command) {
+        (Some(Cause::Timeout), _) => EndedBy::TimedOut,
+        (Some(Cause::Stop(stop)), _) => EndedBy::Stopped(stop.reason),
+        (None, _) if out_of_memory => EndedBy::OutOfMemory,
+        (None, Some(CommandStatus::Code(_))) => EndedBy::Exited,
+        (None, Some(CommandStatus::Signal(signal))) => EndedBy::Signal(signal),
+        (None, None) => EndedBy::Engine(engine()),
+    }
+}
+
+/// Removes a cgroup as soon as its last processes are gone, which are killed where they stay.
+async fn remove(group: &Group) -> bool {
+    for attempt in 0..REMOVE_ATTEMPTS {
+        if group.try_remove() {
+            return true;
+        }
+        if attempt > 0 {
+            group.kill();
+        }
+        tokio::time::sleep(REMOVE_PAUSE).await;
+    }
+    false
+}
+
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn with_colon(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+/// The descriptor as a non-blocking listener, if it is a listening TCP socket at all.
+fn as_listener(fd: OwnedFd) -> std::io::Result<TcpListener> {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    let tcp = sockopt::socket_domain(&fd)? == AddressFamily::INET
+        && sockopt::socket_type(&fd)? == SocketType::STREAM
+        && sockopt::socket_acceptconn(&fd)?;
+    if !tcp {
+        return Err(std::io::Error::other("it is not a listening TCP socket"));
+    }
+    let listener = TcpListener::from(fd);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StopReason;
+
+    #[test]
+    fn what_ended_a_run() {
+        use CommandStatus::{Code, Signal};
+        let stop = Some(Cause::Stop(Stop { reason: StopReason::Cancel, grace: Duration::ZERO }));
+        let engine = || "failed".to_owned();
+        let table = [
+            (None, Some(Code(0)), 0, EndedBy::Exited),
+            (None, Some(Code(0)), 3, EndedBy::Exited),
+            (None, Some(Code(137)), 1, EndedBy::OutOfMemory),
+            (None, Some(Signal(9)), 1, EndedBy::OutOfMemory),
+            (None, None, 1, EndedBy::OutOfMemory),
+            (None, Some(Signal(9)), 0, EndedBy::Signal(9)),
+            (None, None, 0, EndedBy::Engine("failed".into())),
+            (Some(Cause::Timeout), Some(Code(0)), 0, EndedBy::TimedOut),
+            (Some(Cause::Timeout), None, 1, EndedBy::TimedOut),
+            (stop, Some(Code(0)), 0, EndedBy::Stopped(StopReason::Cancel)),
+            (stop, None, 0, EndedBy::Stopped(StopReason::Cancel)),
+        ];
+        for (cause, command, oom, expected) in table {
+            assert_eq!(ended_by(cause, command, oom, engine), expected, "{cause:?} {command:?} {oom}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The host driver: a process of the host, without isolation, that still cannot outlive its run.
+//!
+//! The helper supervises it as a subreaper, so what the command leaves behind, daemonised or not, is found and killed.
+
+use guest::frame::Frame;
+use sys::beneath::Beneath;
+use sys::spawn::{Image, Program, Stage};
+
+use crate::bwrap::host as failed;
+use crate::control::Control;
+use crate::drivers::Engine;
+use crate::handle::Started;
+use crate::limits::Fence;
+use crate::run::{NetworkPath, PreparedRun, WorkspaceAccess};
+use crate::{LaunchError, Layers, NetworkLayer, process};
+
+/// This driver's name.
+pub(crate) const NAME: &str = "host";
+
+/// Starts a run.
+pub(crate) async fn launch(engine: &Engine, run: PreparedRun) -> Result<Started, LaunchError> {
+    let frame = run.plan(String::new(), &[]);
+    let fence = Fence::build(engine, NAME, &run)?;
+    if run.workspace.access != WorkspaceAccess::ReadWrite {
+        let reason = "capabilities.fs narrows the workspace, which a process of the host is not held to".to_owned();
+        return Err(LaunchError::Unsupported { driver: NAME, reason });
+    }
+    if !matches!(run.network, NetworkPath::HostNetwork) {
+        let reason = "it has the host's network and no other".to_owned();
+        return Err(LaunchError::Unsupported { driver: NAME, reason });
+    }
+    let workspace = Beneath::open(&run.workspace.host_dir).map_err(failed("the facility"))?;
+    let cwd = workspace
+        .dir(run.cwd.relative())
+        .map_err(|error| LaunchError::Cwd { cwd: run.cwd.to_string(), reason: error.to_string() })?;
+    let pair = sys::fdpass::socket_pair().map_err(failed("a socket pair"))?;
+    let diagnostics = engine.diagnostics()?;
+    let again = diagnostics.write.try_clone().map_err(failed("a descriptor"))?;
+    let mut stages = vec![Stage::NewSession];
+    stages.extend(fence.stages);
+    stages.extend([Stage::WorkingDirectory(cwd), Stage::DieWithParent]);
+    let program = Program {
+        image: Image::Fd(usize::try_from(guest::fd::IMAGE).unwrap_or_default()),
+        argv: vec![c"nexus-init".to_owned(), c"host".to_owned()],
+        env: Vec::new(),
+        stages,
+        // The order is that of `guest::fd`.
+        fds: vec![engine.null()?, diagnostics.write, again, pair.theirs, run.stdout, run.stderr, engine.image()?],
+    };
+    let process = process::start(engine.spawner(), program).await?;
+    let mut control = Control::new(pair.ours).map_err(failed("the control socket"))?;
+    control.send(&Frame::Plan(frame));
+    let layers = Layers {
+        driver: NAME,
+        namespaces: Vec::new(),
+        seccomp: false,
+        no_new_privs: false,
+        landlock_abi: None,
+        uid: sys::user::effective_uid(),
+        separate_uid: false,
+        cgroup: fence.layer,
+        network: NetworkLayer::Host,
+        limits: fence.limits,
+    };
+    let (group, timeout) = (fence.group, run.timeout);
+    let explain = |said: &str| said.to_owned();
+    Ok(Started { process, control, diagnostics: diagnostics.read, listener: None, group, layers, timeout, explain })
+}

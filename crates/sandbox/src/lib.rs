@@ -1,0 +1,42 @@
+//! The sandbox drivers: a [`PreparedRun`] in, an [`Exit`] out.
+//!
+//! Promises: the command reaches the sandbox as data and is never pasted into a script; it runs only after
+//! [`RunHandle::release`]; whatever way a run ends, everything it started is dead before [`RunHandle::wait`]
+//! returns; a layer of the isolation that could not be put in force is an error or is named in [`Layers`],
+//! never silently missing.
+//!
+//! Leaves to others: what a directive is and whether it is admitted, the egress proxy behind
+//! [`ProxyAttachment`], and reading the pipes whose write ends it is given.
+//!
+//! ```text
+//!  launch ──► ready ──► release ──► wait ──► Exit
+//!     │         │                     ▲
+//!     └─────────┴── abandon           └── Stop (cancel, lease lost, shutdown, disk full)
+//! ```
+
+mod bwrap;
+mod control;
+mod cwd;
+mod drivers;
+mod environment;
+mod exit;
+mod handle;
+mod health;
+mod host;
+mod layers;
+mod limits;
+mod process;
+mod run;
+
+pub use cwd::{CwdError, WorkspaceCwd};
+pub use drivers::{Driver, DriverSettings, Drivers, DriversError, Owner, RootSource};
+pub use environment::{BaseEnvironment, Environment, EnvironmentError, ProxyVariables};
+pub use exit::{EndedBy, Exit, Stop, StopReason, Usage, exit_code};
+pub use handle::{LaunchError, READY_TIMEOUT, RunHandle};
+pub use health::Health;
+pub use layers::{CgroupLayer, Layers, LimitLayer, NetworkLayer};
+pub use limits::{Limit, LimitOrigin, Limits};
+pub use run::{
+    CommandLine, CommandLineError, NetworkPath, PreparedRun, ProxyAttachment, RunName, RunNameError, Selected,
+    Workspace, WorkspaceAccess,
+};

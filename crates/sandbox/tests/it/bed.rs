@@ -1,0 +1,189 @@
+//! What the tests share: drivers, a facility, and one run from launch to exit.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sandbox::{
+    CommandLine, Driver, DriverSettings, Drivers, Environment, Exit, LaunchError, Limits, NetworkPath, PreparedRun,
+    RootSource, RunHandle, RunName, Stop, Workspace, WorkspaceAccess, WorkspaceCwd,
+};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub(crate) struct Bed {
+    pub(crate) drivers: Drivers,
+    pub(crate) dir: TempDir,
+}
+
+pub(crate) struct Outcome {
+    pub(crate) exit: Exit,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// One run, with everything at its default but the script.
+pub(crate) struct Run {
+    pub(crate) driver: Driver,
+    pub(crate) shell: String,
+    pub(crate) script: String,
+    pub(crate) cwd: String,
+    pub(crate) access: WorkspaceAccess,
+    pub(crate) network: Option<NetworkPath>,
+    pub(crate) limits: Limits,
+    pub(crate) timeout: Duration,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) name: Option<String>,
+}
+
+pub(crate) fn settings(dir: &Path) -> DriverSettings {
+    DriverSettings {
+        runtime_dir: dir.join("runtime"),
+        bwrap_path: "bwrap".into(),
+        search_path: "/usr/local/bin:/usr/bin:/bin".into(),
+        root: RootSource::HostUsr,
+        sandbox_user: "nexus-sandbox".into(),
+        extra_ro_paths: Vec::new(),
+        ca_bundle: None,
+    }
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut DriverSettings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = settings(dir.path());
+        change(&mut settings);
+        let drivers = Drivers::new(settings).unwrap();
+        let bed = Self { drivers, dir };
+        let facility = bed.facility();
+        std::fs::create_dir_all(&facility).unwrap();
+        let owner = bed.drivers.owner(Driver::Bwrap);
+        std::os::unix::fs::chown(&facility, Some(owner.uid), Some(owner.gid)).unwrap();
+        bed
+    }
+
+    pub(crate) fn facility(&self) -> PathBuf {
+        self.dir.path().join("facility")
+    }
+
+    pub(crate) async fn start(&self, run: Run) -> Result<(RunHandle, Reader, Reader), LaunchError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let (stdout, stderr) = (sys::pipe::pipe().unwrap(), sys::pipe::pipe().unwrap());
+        let mut environment = Environment::default();
+        environment.set("PATH", "/usr/bin:/bin").unwrap();
+        for (name, value) in &run.environment {
+            environment.set(name, value).unwrap();
+        }
+        let network = run.network.unwrap_or(if run.driver == Driver::Host {
+            NetworkPath::HostNetwork
+        } else {
+            NetworkPath::Isolated
+        });
+        let prepared = PreparedRun {
+            name: RunName::parse(&run.name.unwrap_or_else(|| format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))))
+                .unwrap(),
+            command: CommandLine::new(&run.shell, run.script).unwrap(),
+            cwd: WorkspaceCwd::parse(&run.cwd).unwrap(),
+            environment,
+            workspace: Workspace { host_dir: self.facility(), access: run.access },
+            network,
+            limits: run.limits,
+            stdout: stdout.write,
+            stderr: stderr.write,
+            timeout: run.timeout,
+        };
+        let handle = self.drivers.launch(run.driver, prepared).await?;
+        Ok((handle, read(stdout.read), read(stderr.read)))
+    }
+
+    pub(crate) async fn run(&self, run: Run) -> Outcome {
+        let (keep, stop) = watch::channel(None);
+        let outcome = self.run_until(run, stop).await;
+        drop(keep);
+        outcome
+    }
+
+    pub(crate) async fn run_until(&self, run: Run, stop: watch::Receiver<Option<Stop>>) -> Outcome {
+        let (mut handle, stdout, stderr) = self.start(run).await.unwrap();
+        handle.ready().await.unwrap();
+        handle.release().unwrap();
+        let exit = handle.wait(stop).await;
+        Outcome { exit, stdout: text(stdout).await, stderr: text(stderr).await }
+    }
+
+    /// Runs a script in bwrap; its standard output, which must come with code 0.
+    pub(crate) async fn sh(&self, script: &str) -> String {
+        let outcome = self.run(Run::sh(script)).await;
+        assert_eq!(outcome.exit.code, 0, "{script}: {:?} {}", outcome.exit, outcome.stderr);
+        outcome.stdout
+    }
+}
+
+impl Run {
+    pub(crate) fn sh(script: &str) -> Self {
+        Self {
+            driver: Driver::Bwrap,
+            shell: "/bin/bash".into(),
+            script: script.into(),
+            cwd: String::new(),
+            access: WorkspaceAccess::ReadWrite,
+            network: None,
+            limits: Limits::default(),
+            timeout: Duration::from_secs(30),
+            environment: Vec::new(),
+            name: None,
+        }
+    }
+
+    pub(crate) fn host(script: &str) -> Self {
+        Self { driver: Driver::Host, ..Self::sh(script) }
+    }
+}
+
+/// A pipe that is read to its end in the background.
+pub(crate) type Reader = JoinHandle<Vec<u8>>;
+
+fn read(pipe: OwnedFd) -> Reader {
+    tokio::task::spawn_blocking(move || {
+        let mut all = Vec::new();
+        File::from(pipe).read_to_end(&mut all).unwrap();
+        all
+    })
+}
+
+/// What came through a pipe, whose end must come soon: nobody is left to hold it.
+pub(crate) async fn text(reader: Reader) -> String {
+    let bytes =
+        tokio::time::timeout(Duration::from_secs(5), reader).await.expect("somebody still holds the pipe").unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The pids on the host whose command line has this text.
+pub(crate) fn processes_with(text: &str) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let has = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(text)
+    };
+    pids.filter(has).filter(|pid| *pid != i32::try_from(std::process::id()).unwrap()).collect()
+}
+
+/// Waits for a condition, at most 10 s.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not come about");
+}

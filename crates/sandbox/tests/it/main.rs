@@ -1,0 +1,12 @@
+//! Real sandboxes: what a run may do, what it may not, and what is left of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+mod bed;
+mod confinement;
+mod endings;
+mod host;
+mod limits;
+mod network;
+mod output;
+mod roots;
+mod speed;
