@@ -1,0 +1,209 @@
+//! The proxy of one directive: accepts, bounds, and hands each connection to its protocol.
+//!
+//! Promises: the first byte decides the protocol; a connection that is one too many is told so;
+//! every wait has a bound; cancelling ends every connection and returns the summary.
+//! Leaves to others: the listener (a value), the policy (a value), showing denials.
+
+mod attempt;
+mod exchange;
+mod http;
+mod refuse;
+mod session;
+mod socks;
+mod tunnel;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use conduits::DirectiveId;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::AuditLog;
+use crate::counters::{EgressCounters, EgressSummary};
+use crate::denial::{Denial, Denied};
+use crate::dial::{Dialer, Resolver};
+use crate::policy::EgressPolicy;
+use crate::stream::Stream;
+use crate::wire::credential::Credential;
+use session::Session;
+
+/// Connections over the bound that are told so at once; more than these wait in the backlog's place and are closed.
+const MAX_REFUSALS: usize = 32;
+/// How long accepting rests when the system has no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the end waits for connections to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the proxy accepts on.
+#[derive(Debug)]
+pub enum ProxyListener {
+    /// TCP, in whatever network namespace the socket was made.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+impl ProxyListener {
+    /// Takes over a listening TCP socket, such as one received from a sandbox.
+    ///
+    /// # Errors
+    /// The socket cannot be made non-blocking or registered with the runtime.
+    pub fn from_std_tcp(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener).map(Self::Tcp)
+    }
+
+    /// Takes over a listening Unix socket.
+    ///
+    /// # Errors
+    /// The socket cannot be made non-blocking or registered with the runtime.
+    pub fn from_std_unix(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener).map(Self::Unix)
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => Ok(Stream::tcp(listener.accept().await?.0)),
+            Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// What a proxy is made of.
+#[derive(Debug)]
+pub struct ProxyParts {
+    /// Whose proxy it is; named in audit lines.
+    pub directive_id: DirectiveId,
+    /// What the directive may reach.
+    pub policy: EgressPolicy,
+    /// The daemon's resolver.
+    pub resolver: Resolver,
+    /// The daemon's audit file.
+    pub audit: AuditLog,
+    /// The daemon's counters.
+    pub counters: Arc<EgressCounters>,
+    /// Where first denials of a destination go; a full channel loses them (a bound of
+    /// [`DENIAL_QUEUE`](crate::DENIAL_QUEUE) never is).
+    pub denials: mpsc::Sender<Denial>,
+    /// Asked of every client where the listener is reachable by others on the host.
+    pub credential: Option<Credential>,
+}
+
+/// What a directive's connections share.
+#[derive(Debug)]
+struct Shared {
+    directive_id: Arc<str>,
+    policy: Arc<EgressPolicy>,
+    dialer: Dialer,
+    audit: AuditLog,
+    counters: Arc<EgressCounters>,
+    denials: mpsc::Sender<Denial>,
+    credential: Option<Credential>,
+    totals: Totals,
+    denied: Denied,
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    allowed: AtomicU64,
+    denied: AtomicU64,
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
+}
+
+/// The egress proxy of one directive.
+#[derive(Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    /// A proxy that is ready to serve.
+    #[must_use]
+    pub fn new(parts: ProxyParts) -> Self {
+        let policy = Arc::new(parts.policy);
+        let shared = Shared {
+            directive_id: parts.directive_id.as_str().into(),
+            dialer: Dialer::new(parts.resolver, Arc::clone(&policy)),
+            policy,
+            audit: parts.audit,
+            counters: parts.counters,
+            denials: parts.denials,
+            credential: parts.credential,
+            totals: Totals::default(),
+            denied: Denied::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Serves until cancelled; then closes every connection and says what was done.
+    pub async fn serve(self, listener: ProxyListener, cancel: CancellationToken) -> EgressSummary {
+        let connections = TaskTracker::new();
+        let slots = Arc::new(Semaphore::new(self.shared.policy.max_connections));
+        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        loop {
+            let client = tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok(client) => client,
+                    Err(error) => {
+                        pause_after(&error).await;
+                        continue;
+                    }
+                },
+            };
+            let session = Session::new(Arc::clone(&self.shared), client);
+            let stop = cancel.clone();
+            if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+                connections.spawn(async move {
+                    stop.run_until_cancelled(session.run()).await;
+                    drop(slot);
+                });
+                continue;
+            }
+            self.shared.counters.count_connection_refused();
+            if let Ok(slot) = Arc::clone(&refusals).try_acquire_owned() {
+                connections.spawn(async move {
+                    stop.run_until_cancelled(session.refuse_one_too_many()).await;
+                    drop(slot);
+                });
+            }
+        }
+        drop(listener);
+        connections.close();
+        if tokio::time::timeout(CLOSE_TIMEOUT, connections.wait()).await.is_err() {
+            tracing::error!(directive_id = %self.shared.directive_id, "egress connections did not end in time");
+        }
+        self.shared.summary()
+    }
+}
+
+impl Shared {
+    fn summary(&self) -> EgressSummary {
+        let (allowed, denied) = (self.totals.allowed.load(Relaxed), self.totals.denied.load(Relaxed));
+        EgressSummary {
+            attempts: allowed + denied,
+            allowed,
+            denied,
+            bytes_up: self.totals.bytes_up.load(Relaxed),
+            bytes_down: self.totals.bytes_down.load(Relaxed),
+            denied_destinations: self.denied.list(),
+        }
+    }
+}
+
+/// A connection that ended before it was accepted is nobody's trouble; a lack of descriptors passes.
+async fn pause_after(error: &io::Error) {
+    let is_exhausted = !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted);
+    if is_exhausted {
+        tracing::warn!(%error, "the egress proxy cannot accept a connection");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}

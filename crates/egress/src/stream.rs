@@ -1,0 +1,109 @@
+//! One connected stream socket, TCP or Unix, with the few operations the proxy needs.
+//!
+//! All by shared reference, so that both directions of a tunnel run in one task without splitting
+//! the socket; what is written goes out at once.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::net::Shutdown;
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected socket.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    pub(crate) fn tcp(stream: TcpStream) -> Self {
+        // Small messages go out at once; a socket that cannot is dead, and its next use says so.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+        Self::Tcp(stream)
+    }
+
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(buffer),
+            Self::Unix(stream) => stream.try_read(buffer),
+        }
+    }
+
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Runs a system call on the socket whenever it is ready for `interest`, until it succeeds.
+    pub(crate) async fn with_ready<R>(&self, interest: Interest, call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+        match self {
+            Self::Tcp(stream) => stream.async_io(interest, call).await,
+            Self::Unix(stream) => stream.async_io(interest, call).await,
+        }
+    }
+
+    /// Appends what has arrived to `buffer`, at most `most` bytes; 0 is the end of the stream.
+    pub(crate) async fn read_into(&self, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        loop {
+            self.readable().await?;
+            let before = buffer.len();
+            buffer.resize(before + most, 0);
+            let result = self.try_read(&mut buffer[before..]);
+            buffer.truncate(before + *result.as_ref().unwrap_or(&0));
+            match result {
+                Err(error) if would_block(&error) => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if would_block(&error) => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more comes, while its bytes still can.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(self, Shutdown::Write)?)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+pub(crate) fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

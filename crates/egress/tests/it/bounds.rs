@@ -1,0 +1,152 @@
+//! Bounds: connections, header size and time, silence.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncReadExt as _;
+
+use crate::bed::{Origin, Setup, refusal};
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so_in_its_protocol() {
+    let origin = Origin::echo().await;
+    let to = format!("a.test:{}", origin.port);
+    let mut setup = Setup::allowing(&[&to]);
+    setup.rules.max_connections = 4;
+    let bed = setup.start().await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let mut client = bed.client().await;
+        client.tunnel(&to).await;
+        open.push(client);
+    }
+    let answer = bed.talk(format!("CONNECT {to} HTTP/1.1\r\n\r\n")).await;
+    let (status, reason, body) = refusal(&answer);
+    assert_eq!((status, reason), (503, "OTHER"));
+    assert!(body.contains("4 connections") && body.contains("egress.max_connections"), "{body}");
+    assert_eq!(bed.talk([5, 1, 0]).await.as_bytes(), "\u{5}\u{fffd}".as_bytes());
+    assert_eq!(bed.counters.connections_refused(), 2);
+    open[3].send("still").await;
+    open[3].expect("still").await;
+    open.pop();
+    // The freed place is given again.
+    let began = Instant::now();
+    loop {
+        let mut client = bed.client().await;
+        client.send(format!("CONNECT {to} HTTP/1.1\r\n\r\n")).await;
+        if client.head().await.starts_with("HTTP/1.1 200") {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[tokio::test]
+async fn a_flood_is_survived() {
+    let origin = Origin::echo().await;
+    let to = format!("a.test:{}", origin.port);
+    let mut setup = Setup::allowing(&[&to]);
+    setup.rules.max_connections = 16;
+    let bed = setup.start().await;
+    let mut flood = Vec::new();
+    for _ in 0..500 {
+        let mut client = bed.client().await;
+        client.send("C").await;
+        flood.push(client);
+    }
+    drop(flood);
+    let began = Instant::now();
+    loop {
+        let mut client = bed.client().await;
+        client.send(format!("CONNECT {to} HTTP/1.1\r\n\r\n")).await;
+        let mut status = [0; 12];
+        if client.0.read_exact(&mut status).await.is_ok() && &status == b"HTTP/1.1 200" {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "alive again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn header_blocks_are_bounded_in_size() {
+    let origin = Origin::mirror().await;
+    let to = format!("a.test:{}", origin.port);
+    let bed = Setup::allowing(&[&to]).start().await;
+    let request =
+        |size: usize| format!("GET http://{to}/ HTTP/1.1\r\nConnection: close\r\nX: {}\r\n\r\n", "y".repeat(size));
+    assert!(bed.talk(request(30_000)).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(refusal(&bed.talk(request(33_000)).await).0, 400);
+    assert_eq!(refusal(&bed.talk(format!("GET http://{to}/{} HTTP/1.1\r\n\r\n", "a".repeat(40_000))).await).0, 400);
+    assert_eq!(refusal(&bed.talk(format!("GET http://{to}/ HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(200))).await).0, 400);
+    let mut client = bed.client().await;
+    client.send("G".repeat(400_000)).await;
+    assert_eq!(refusal(&client.rest_text().await).0, 400, "no line end at all");
+}
+
+#[tokio::test]
+async fn a_slow_header_block_is_cut_after_ten_seconds() {
+    let bed = Setup::allowing(&["a.test:80"]).start().await;
+    let began = Instant::now();
+    let mut slow = bed.client().await;
+    let mut silent = bed.client().await;
+    let mut socks = bed.client().await;
+    socks.send([5, 1]).await;
+    slow.send("GET http://a.test/ HTTP/1.1\r\n").await;
+    let drip = async {
+        for _ in 0..11 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            slow.send("X: y\r\n").await;
+        }
+        slow.rest_text().await
+    };
+    let (answer, silent, socks) = tokio::join!(drip, silent.rest(), socks.rest());
+    assert_eq!(refusal(&answer).0, 408, "{answer}");
+    assert_eq!((silent, socks), (vec![], vec![]));
+    assert!(
+        began.elapsed() > Duration::from_secs(9) && began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn silence_ends_a_tunnel_and_movement_keeps_it() {
+    let origin = Origin::echo().await;
+    let to = format!("a.test:{}", origin.port);
+    let mut setup = Setup::allowing(&[&to]);
+    setup.rules.idle_timeout = Duration::from_millis(600);
+    let bed = setup.start().await;
+    let mut client = bed.client().await;
+    client.tunnel(&to).await;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        client.send("x").await;
+        client.expect("x").await;
+    }
+    let began = Instant::now();
+    assert_eq!(client.rest().await, b"");
+    assert!(began.elapsed() > Duration::from_millis(500) && began.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn an_origin_that_does_not_answer_is_504_and_a_slow_body_is_cut() {
+    let silent = Origin::start(|mut stream| async move {
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
+    let stalling = Origin::start(|mut stream| async move {
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+            .await
+            .unwrap();
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
+    let (a, b) = (format!("a.test:{}", silent.port), format!("a.test:{}", stalling.port));
+    let mut setup = Setup::allowing(&[&a, &b]);
+    setup.rules.idle_timeout = Duration::from_millis(500);
+    let bed = setup.start().await;
+    let answer = bed.talk(format!("GET http://{a}/ HTTP/1.1\r\n\r\n")).await;
+    assert_eq!((refusal(&answer).0, refusal(&answer).1), (504, "OTHER"), "{answer}");
+    let answer = bed.talk(format!("GET http://{b}/ HTTP/1.1\r\n\r\n")).await;
+    assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "cut, not completed");
+}
