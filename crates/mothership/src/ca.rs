@@ -1,0 +1,268 @@
+//! The mothership's own certificate authority.
+//!
+//! Made at the first start: an ECDSA P-256 key (`ca-key.pem`, 0600) and a certificate that may sign leaves
+//! and no further authority. It signs the server's certificate and the territories' client certificates;
+//! the names in a request are never taken over, only its key. All are dated five minutes
+//! back, for hosts whose clock is behind.
+
+mod csr;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use conduits::Fingerprint;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::clock::Micros;
+pub use csr::CsrError;
+
+/// How far certificates are dated back.
+const BACKDATED: Duration = Duration::from_secs(5 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Lifetime of the authority's own certificate.
+const CA_DAYS: u32 = 3650;
+/// Lifetime of a server certificate: under what clients take, and renewed long before.
+const SERVER_DAYS: u32 = 90;
+/// Lifetime of a territory's client certificate.
+pub const CLIENT_DAYS: u32 = 30;
+
+/// Why the authority cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}; the mothership's user must own the data directory")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Only one half of the pair is there.
+    #[error(
+        "{0} is missing beside its other half; restore both from the backup, or move both away to start a new authority (every territory must then enrol anew)"
+    )]
+    Half(PathBuf),
+    /// A file does not hold what it should.
+    #[error("{path} is damaged: {detail}; restore it from the backup")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+    /// Others may read the key.
+    #[error("{path} can be read by others (mode {mode:o}); run: chmod 600 {path}")]
+    Exposed {
+        /// The key's file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The crypto library fails.
+    #[error("cannot make a certificate: {0}")]
+    Crypto(#[from] rcgen::Error),
+}
+
+/// The authority: its certificate and the key that signs.
+pub struct Authority {
+    certificate: CertificateDer<'static>,
+    pem: String,
+    key_sha256: [u8; 32],
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authority")
+    }
+}
+
+/// A client certificate just issued.
+#[derive(Debug, Clone)]
+pub struct ClientCertificate {
+    /// PEM, one certificate.
+    pub pem: String,
+    /// What identifies it.
+    pub fingerprint: Fingerprint,
+    /// Its end.
+    pub not_after: Micros,
+}
+
+/// A server's chain and key, ready for TLS.
+#[derive(Debug)]
+pub struct ServerCertificate {
+    /// The leaf, then the authority: with it a newcomer can check the digest in his enrolment token.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Authority {
+    /// Loads the authority of `dir`, or makes one where there is none.
+    ///
+    /// # Errors
+    /// The files cannot be read or written, are damaged, or only one is there.
+    pub fn load_or_create(dir: &Path) -> Result<Self, CaError> {
+        let (key_path, cert_path) = (dir.join("ca-key.pem"), dir.join("ca.pem"));
+        match (key_path.exists(), cert_path.exists()) {
+            (true, true) => {}
+            (false, false) => create(&key_path, &cert_path)?,
+            (true, false) => return Err(CaError::Half(cert_path)),
+            (false, true) => return Err(CaError::Half(key_path)),
+        }
+        load(&key_path, &cert_path)
+    }
+
+    /// The authority's certificate in PEM.
+    #[must_use]
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// SHA-256 of the authority's SubjectPublicKeyInfo: what enrolment tokens carry.
+    #[must_use]
+    pub fn key_sha256(&self) -> [u8; 32] {
+        self.key_sha256
+    }
+
+    /// A server certificate for these names and addresses, with a fresh key.
+    ///
+    /// # Errors
+    /// A name is not a DNS name; the crypto library fails.
+    pub fn server(&self, names: &[String], addresses: &[IpAddr]) -> Result<ServerCertificate, CaError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = leaf("Nexus mothership", SERVER_DAYS);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        for name in names {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+        let leaf = params.signed_by(&key, &self.issuer)?;
+        Ok(ServerCertificate {
+            chain: vec![leaf.der().clone(), self.certificate.clone()],
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        })
+    }
+
+    /// A client certificate for `territory` with the key of the request `csr_pem`.
+    ///
+    /// # Errors
+    /// The request is not acceptable; the crypto library fails.
+    pub fn client(&self, territory: &str, csr_pem: &str) -> Result<ClientCertificate, ClientCertificateError> {
+        let key = csr::checked_key(csr_pem)?;
+        let mut params = leaf(territory, CLIENT_DAYS);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let not_after = params.not_after;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(ClientCertificate {
+            pem: certificate.pem(),
+            fingerprint: Fingerprint::of_der(certificate.der()),
+            not_after: Micros(not_after.unix_timestamp().saturating_mul(1_000_000)),
+        })
+    }
+}
+
+/// Why no client certificate was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientCertificateError {
+    /// The request is not acceptable.
+    #[error(transparent)]
+    Request(#[from] CsrError),
+    /// The crypto library fails.
+    #[error("cannot make a certificate: {0}")]
+    Crypto(#[from] rcgen::Error),
+}
+
+/// What every leaf has: a subject, dates, a random serial number, no authority.
+fn leaf(subject: &str, days: u32) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, subject);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    date(&mut params, days);
+    params
+}
+
+fn date(params: &mut CertificateParams, days: u32) {
+    let now = SystemTime::now();
+    params.not_before = (now - BACKDATED).into();
+    params.not_after = (now + DAY * days).into();
+    let mut serial: [u8; 16] = rand::random();
+    // RFC 5280, 4.1.2.2: positive, and not zero.
+    serial[0] = serial[0] & 0x7f | 0x01;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+}
+
+fn create(key_path: &Path, cert_path: &Path) -> Result<(), CaError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    params.distinguished_name.push(
+        DnType::CommonName,
+        // The time keeps two authorities of one host apart in people's trust stores.
+        format!("Nexus mothership CA {}", since_epoch.as_secs()),
+    );
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    date(&mut params, CA_DAYS);
+    let certificate = params.self_signed(&key)?;
+    // The key last: a kill in between leaves a certificate without a key, which nothing was signed with.
+    write(cert_path, &certificate.pem(), 0o644)?;
+    write(key_path, &key.serialize_pem(), 0o600)
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
+    crate::serve::files::write_atomically(path, text.as_bytes(), mode)
+        .map_err(|source| CaError::File { path: path.to_owned(), source })
+}
+
+fn load(key_path: &Path, cert_path: &Path) -> Result<Authority, CaError> {
+    let read =
+        |path: &Path| std::fs::read_to_string(path).map_err(|source| CaError::File { path: path.to_owned(), source });
+    let damaged = |path: &Path, detail: String| CaError::Damaged { path: path.to_owned(), detail };
+    refuse_exposed(key_path)?;
+    let key = KeyPair::from_pem(&read(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;
+    let pem = read(cert_path)?;
+    let certificate =
+        CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| damaged(cert_path, error.to_string()))?;
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(&certificate).map_err(|error| damaged(cert_path, error.to_string()))?;
+    let spki = parsed.public_key().raw;
+    if spki != key.subject_public_key_info() {
+        return Err(damaged(cert_path, "it is not the certificate of ca-key.pem".to_owned()));
+    }
+    let key_sha256 = crate::secret::sha256(spki);
+    let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+    Ok(Authority { certificate, pem, key_sha256, issuer })
+}
+
+#[cfg(unix)]
+fn refuse_exposed(path: &Path) -> Result<(), CaError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = std::fs::metadata(path).map_err(|source| CaError::File { path: path.to_owned(), source })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(CaError::Exposed { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn refuse_exposed(_: &Path) -> Result<(), CaError> {
+    Ok(())
+}

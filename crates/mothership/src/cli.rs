@@ -1,0 +1,73 @@
+//! The command line: `serve`, and a client of the user API for everything else.
+//!
+//! What the command writes goes to standard output byte for byte, everything the program says itself to
+//! standard error. The environment is not read here: `main` hands on what it found.
+
+mod args;
+mod client;
+mod commands;
+mod run;
+mod serve;
+mod shell;
+mod sse;
+mod terminal;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Parser as _;
+
+use args::{Args, Command};
+use client::Client;
+pub use client::ClientError;
+pub use serve::ServeFailed;
+
+/// What `main` found in the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `MOTHERSHIP_DATA_DIR`.
+    pub data_dir: Option<PathBuf>,
+    /// `MOTHERSHIP_LOG`: a filter as tracing takes it.
+    pub log: Option<String>,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A call of the API.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The server.
+    #[error(transparent)]
+    Serve(#[from] ServeFailed),
+    /// Standard output is gone.
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
+    /// The runtime could not be started.
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Runs the command line and says with which code to exit: 0, 1 failure, 2 usage, or the code of the command that ran.
+///
+/// # Errors
+/// The command failed in a way worth a line on standard error.
+pub fn main(words: impl Iterator<Item = OsString>, environment: Environment) -> Result<u8, CliError> {
+    let args = match Args::try_parse_from(words) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help goes to standard output with code 0, mistakes to standard error with code 2.
+            error.print().map_err(CliError::Output)?;
+            return Ok(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let data_dir = args.data_dir.or(environment.data_dir).unwrap_or_else(|| PathBuf::from("./mothership-data"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
+    runtime.block_on(async {
+        if let Command::Serve(serve) = args.command {
+            return Ok(serve::run(&data_dir, serve, environment.log.as_deref()).await?);
+        }
+        let client = Client::open(&data_dir, &args.remote)?;
+        commands::run(&client, args.command).await
+    })
+}

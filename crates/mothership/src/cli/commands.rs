@@ -1,0 +1,181 @@
+//! The commands that call the API once or twice; `run` and `logs -f` are in `run`.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use conduits::LogStream;
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use super::CliError;
+use super::args::{Command, EnrollToken, Facility};
+use super::client::{Client, ClientError, segment};
+use super::run;
+use super::terminal::{line, output, table};
+
+pub(super) async fn run(client: &Client, command: Command) -> Result<u8, CliError> {
+    match command {
+        Command::EnrollToken(command) => enroll_token(client, command).await?,
+        Command::Facility(command) => facility(client, command).await?,
+        Command::Run(args) => return run::run(client, args).await,
+        Command::Logs { follow: true, id } => run::follow_log(client, &id).await?,
+        Command::Logs { follow: false, id } => logs(client, &id).await?,
+        Command::Cancel { id } => {
+            let path = format!("/api/v1/directives/{}/cancel", segment(&id));
+            let directive = client.post(&path, &json!({})).await?;
+            line(&text(&directive, "state"))?;
+        }
+        Command::Ls { state, limit, json } => ls(client, state.as_deref(), limit, json).await?,
+        Command::Territories { json } => territories(client, json).await?,
+        // Handled before there is a client.
+        Command::Serve(_) => {}
+    }
+    Ok(0)
+}
+
+async fn enroll_token(client: &Client, command: EnrollToken) -> Result<(), CliError> {
+    match command {
+        EnrollToken::Create { ttl, label, json } => {
+            let labels: Map<String, Value> =
+                label.into_iter().map(|(key, value)| (key, Value::String(value))).collect();
+            let body = json!({ "ttl_seconds": ttl, "labels": labels });
+            let created = client.post("/api/v1/enrollment-tokens", &body).await?;
+            line(&if json { created.to_string() } else { text(&created, "token") })
+        }
+        EnrollToken::List { json } => {
+            let items = all(client, "/api/v1/enrollment-tokens", "enrollment_tokens").await?;
+            show(json, &items, &["id", "state", "expires_at", "used_by"])
+        }
+        EnrollToken::Revoke { id } => {
+            let path = format!("/api/v1/enrollment-tokens/{}", segment(&id));
+            client.call(Method::DELETE, &path, None).await?;
+            Ok(())
+        }
+    }
+}
+
+async fn facility(client: &Client, command: Facility) -> Result<(), CliError> {
+    match command {
+        Facility::Create { name, repo_url, territory, json } => {
+            let body = json!({ "name": name, "repo_url": repo_url, "territory_id": territory });
+            let created = client.post("/api/v1/facilities", &body).await?;
+            line(&if json { created.to_string() } else { text(&created, "id") })
+        }
+        Facility::List { json } => {
+            let items = all(client, "/api/v1/facilities", "facilities").await?;
+            show(json, &items, &["id", "name", "territory_id", "locked_by"])
+        }
+        Facility::Delete { facility } => {
+            let id = facility_id(client, &facility).await?;
+            let path = format!("/api/v1/facilities/{}", segment(&id));
+            client.call(Method::DELETE, &path, None).await?;
+            Ok(())
+        }
+    }
+}
+
+/// The id of the facility with this name, or the text itself where none is named so.
+pub(super) async fn facility_id(client: &Client, text_or_name: &str) -> Result<String, ClientError> {
+    let path = format!("/api/v1/facilities?name={}", segment(text_or_name));
+    let found = client.get(&path).await?;
+    Ok(found.pointer("/facilities/0/id").and_then(Value::as_str).unwrap_or(text_or_name).to_owned())
+}
+
+async fn logs(client: &Client, id: &str) -> Result<(), CliError> {
+    let mut after = 0;
+    loop {
+        let path = format!("/api/v1/directives/{}/logs?after={after}", segment(id));
+        let page = client.get(&path).await?;
+        for chunk in page["chunks"].as_array().into_iter().flatten() {
+            let (stream, bytes) = decoded(chunk);
+            output(stream, &bytes)?;
+        }
+        match page["next_after"].as_i64() {
+            Some(next) => after = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// A chunk's stream and bytes.
+pub(super) fn decoded(chunk: &Value) -> (LogStream, Vec<u8>) {
+    let stream = if chunk["stream"] == "stderr" { LogStream::Stderr } else { LogStream::Stdout };
+    let bytes = STANDARD.decode(chunk["bytes"].as_str().unwrap_or_default()).unwrap_or_default();
+    (stream, bytes)
+}
+
+async fn ls(client: &Client, state: Option<&str>, limit: u32, json: bool) -> Result<(), CliError> {
+    let mut path = format!("/api/v1/directives?limit={limit}");
+    if let Some(state) = state {
+        path.push_str("&state=");
+        path.push_str(&segment(state));
+    }
+    let found = client.get(&path).await?;
+    if json {
+        return line(&found["directives"].to_string());
+    }
+    let rows: Vec<Vec<String>> = found["directives"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|directive| {
+            let code =
+                directive["result"]["exit_code"].as_i64().map_or_else(|| "-".to_owned(), |code| code.to_string());
+            vec![
+                text(directive, "id"),
+                text(directive, "state"),
+                code,
+                text(directive, "sandbox_profile"),
+                text(directive, "queued_at"),
+                first_line(&text(&directive["spec"], "command")),
+            ]
+        })
+        .collect();
+    table(&["ID", "STATE", "EXIT", "PROFILE", "QUEUED", "COMMAND"], &rows)
+}
+
+/// The beginning of a command, printable: a log of directives must not drive the terminal.
+fn first_line(command: &str) -> String {
+    let line = command.lines().next().unwrap_or_default();
+    line.chars().map(|c| if c.is_control() { '?' } else { c }).take(60).collect()
+}
+
+async fn territories(client: &Client, json: bool) -> Result<(), CliError> {
+    let items = all(client, "/api/v1/territories", "territories").await?;
+    let columns = ["id", "name", "kind", "nexus_version", "last_seen_at", "disabled_at"];
+    show(json, &items, &columns)
+}
+
+/// Every page of a list.
+async fn all(client: &Client, path: &str, key: &str) -> Result<Vec<Value>, ClientError> {
+    let mut items = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let mut page = client.get(&format!("{path}?limit=500{cursor}")).await?;
+        if let Value::Array(found) = page[key].take() {
+            items.extend(found);
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", segment(next)),
+            None => return Ok(items),
+        }
+    }
+}
+
+fn show(json: bool, items: &[Value], columns: &[&str]) -> Result<(), CliError> {
+    if json {
+        return line(&Value::from(items).to_string());
+    }
+    let rows: Vec<Vec<String>> =
+        items.iter().map(|item| columns.iter().map(|column| first_line(&text(item, column))).collect()).collect();
+    let heads: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
+    table(&heads.iter().map(String::as_str).collect::<Vec<_>>(), &rows)
+}
+
+/// A field as text; `-` where there is none.
+pub(super) fn text(value: &Value, field: &str) -> String {
+    match &value[field] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,346 @@
+//! `mothership serve`: the data directory, the parts, their life from start to shutdown.
+
+pub mod files;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, App};
+use crate::ca::{Authority, CaError};
+use crate::clock::Clock;
+use crate::hub::Hub;
+use crate::rate::FailureLimit;
+use crate::reaper;
+use crate::refusal::Fault;
+use crate::secret;
+use crate::server::tls::{self, Presented, TlsError};
+use crate::server::{self, Transport};
+use crate::store::{Store, StoreError, accounts, audit};
+use crate::token::TokenKeys;
+
+/// How often the server's own certificate is made anew; a third of its lifetime.
+const RENEW_SERVER_CERTIFICATE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The name of the API token that the first start makes.
+const ADMIN_TOKEN_NAME: &str = "admin";
+
+/// How territories prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// By the client certificate of the TLS connection.
+    Mtls,
+    /// By a fingerprint header from a trusted proxy.
+    Header,
+    /// By either.
+    Either,
+    /// Development: by saying so. Only on loopback.
+    Dev,
+}
+
+/// What `serve` is told.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// Where everything is kept; made if it does not exist.
+    pub data_dir: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Further names and addresses for the server's certificate.
+    pub tls_names: Vec<String>,
+    /// How territories prove who they are.
+    pub auth: AuthMode,
+    /// Whence the fingerprint header and `X-Forwarded-For` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long a lease lives without a heartbeat.
+    pub lease_ttl: Duration,
+    /// Failed enrolments an hour and address.
+    pub enroll_failures_per_hour: usize,
+}
+
+impl ServeConfig {
+    /// The defaults for `data_dir`: TLS on every address, port 3000.
+    #[must_use]
+    pub fn new(data_dir: &Path) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 3000)),
+            tls_names: Vec::new(),
+            auth: AuthMode::Mtls,
+            trusted_proxies: Vec::new(),
+            lease_ttl: Duration::from_secs(conduits::poll::DEFAULT_LEASE_TTL_SECONDS),
+            enroll_failures_per_hour: 10,
+        }
+    }
+}
+
+/// Why the mothership does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// `--dev` off loopback.
+    #[error(
+        "--dev believes every caller, so it listens on loopback only, not on {0}; use --listen 127.0.0.1:3000, or leave --dev away"
+    )]
+    DevOffLoopback(SocketAddr),
+    /// Header identity without anybody to trust.
+    #[error("--auth-mode header and either need --trusted-proxy: without one nobody's header is believed")]
+    NoTrustedProxy,
+    /// A file of the data directory.
+    #[error("{path}: {source}; the mothership's user must own the data directory")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Another process serves from this directory.
+    #[error("{0} is in use by another mothership; stop that one, or take another --data-dir")]
+    InUse(PathBuf),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {source}; choose another --listen")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The authority.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store holds no signing key though one was made.
+    #[error("the database has no key for directive tokens; restore a backup")]
+    NoSigningKey,
+}
+
+/// A mothership that serves.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    url: String,
+    first_start: bool,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    store: Arc<Store>,
+    _lock: std::fs::File,
+}
+
+impl Running {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL for clients on this machine.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether this start made the account, the token and the authority.
+    #[must_use]
+    pub fn is_first_start(&self) -> bool {
+        self.first_start
+    }
+
+    /// Stops: held requests are answered, running ones end, the store is closed.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.store.close().await;
+    }
+}
+
+/// Opens the data directory, makes what is missing, and serves.
+///
+/// # Errors
+/// Anything of [`ServeError`]; nothing listens then.
+pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
+    check(&config)?;
+    let dir = &config.data_dir;
+    files::private_directory(dir).map_err(|source| at(dir, source))?;
+    let lock_path = dir.join("lock");
+    let lock = files::lock(&lock_path)
+        .map_err(|source| at(&lock_path, source))?
+        .ok_or_else(|| ServeError::InUse(dir.clone()))?;
+    let clock = Clock::start();
+    let hub = Arc::new(Hub::default());
+    let authority = Arc::new(Authority::load_or_create(dir)?);
+    let store = Arc::new(Store::open(&dir.join("mothership.db"), Arc::clone(&hub), clock)?);
+    let (first_start, keys) = first_things(&store, dir).await?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| ServeError::Listen { address: config.listen, source })?;
+    let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
+    let url = url(address, config.auth);
+    let address_file = dir.join("address");
+    files::write_atomically(&address_file, format!("{url}\n").as_bytes(), 0o644)
+        .map_err(|source| at(&address_file, source))?;
+
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let transport = transport(&config, &authority, address, &tasks, &shutdown)?;
+    let app = Arc::new(App {
+        store: Arc::clone(&store),
+        hub,
+        authority,
+        keys,
+        auth: config.auth,
+        trusted_proxies: config.trusted_proxies.clone(),
+        lease_ttl: config.lease_ttl,
+        enroll_failures: FailureLimit::new(config.enroll_failures_per_hour),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    });
+    tasks.spawn(reaper::run(Arc::clone(&store), config.lease_ttl, shutdown.clone()));
+    tasks.spawn(server::serve(listener, transport, api::router(app), shutdown.clone()));
+    Ok(Running { address, url, first_start, shutdown, tasks, store, _lock: lock })
+}
+
+fn at(path: &Path, source: std::io::Error) -> ServeError {
+    ServeError::File { path: path.to_owned(), source }
+}
+
+fn check(config: &ServeConfig) -> Result<(), ServeError> {
+    if config.auth == AuthMode::Dev && !config.listen.ip().to_canonical().is_loopback() {
+        return Err(ServeError::DevOffLoopback(config.listen));
+    }
+    let by_header = matches!(config.auth, AuthMode::Header | AuthMode::Either);
+    if by_header && config.trusted_proxies.is_empty() {
+        return Err(ServeError::NoTrustedProxy);
+    }
+    Ok(())
+}
+
+/// The account, the administrator's token and the signing key: made where they are missing.
+async fn first_things(store: &Store, dir: &Path) -> Result<(bool, TokenKeys), ServeError> {
+    let token_path = dir.join("admin-token");
+    let has_file = token_path.exists();
+    let token = secret::api_token();
+    let fresh = token.clone();
+    let (first, keys) = store
+        .write(move |tx| {
+            let known = accounts::first(tx)?;
+            let first = known.is_none();
+            let account = match known {
+                Some(account) => account,
+                None => {
+                    let id = uuid::Uuid::now_v7().to_string();
+                    accounts::create(tx, &id, "default")?;
+                    id
+                }
+            };
+            // A lost token file is made anew and the old token revoked: whoever has the data directory may.
+            if !has_file {
+                accounts::revoke_named(tx, &account, ADMIN_TOKEN_NAME)?;
+                let id = uuid::Uuid::now_v7().to_string();
+                accounts::add_token(tx, &account, &id, ADMIN_TOKEN_NAME, &fresh)?;
+                audit::record(
+                    tx,
+                    &account,
+                    "mothership",
+                    "api_token.create",
+                    &id,
+                    &serde_json::json!({ "name": ADMIN_TOKEN_NAME }),
+                )?;
+            }
+            Ok((first, accounts::signing_keys(tx)?))
+        })
+        .await
+        .map_err(|fault| match fault {
+            Fault::Store(error) => error,
+            // None of the calls above refuses.
+            Fault::Refused(refusal) => {
+                StoreError::Corrupt { what: "the first account", detail: refusal.detail.into_owned() }
+            }
+        })?;
+    if !has_file {
+        files::write_atomically(&token_path, format!("{token}\n").as_bytes(), 0o600)
+            .map_err(|source| at(&token_path, source))?;
+    }
+    let keys = TokenKeys::new(&keys).ok_or(ServeError::NoSigningKey)?;
+    Ok((first, keys))
+}
+
+fn transport(
+    config: &ServeConfig,
+    authority: &Arc<Authority>,
+    address: SocketAddr,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<Transport, ServeError> {
+    if config.auth == AuthMode::Dev {
+        return Ok(Transport::Plain);
+    }
+    let (names, addresses) = subject_names(config, address);
+    let presented = Arc::new(Presented::new(authority.server(&names, &addresses)?)?);
+    let tls = tls::config(authority, Arc::clone(&presented))?;
+    tasks.spawn(renew(Arc::clone(authority), presented, names, addresses, shutdown.clone()));
+    Ok(Transport::Tls(Arc::new(tls)))
+}
+
+/// Replaces the server's certificate now and then, until shutdown.
+async fn renew(
+    authority: Arc<Authority>,
+    presented: Arc<Presented>,
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(RENEW_SERVER_CERTIFICATE) => {}
+        }
+        let renewed = authority
+            .server(&names, &addresses)
+            .map_err(ServeError::from)
+            .and_then(|certificate| Ok(presented.replace(certificate)?));
+        if let Err(error) = renewed {
+            tracing::error!(%error, "the server's certificate was not renewed; restart before it ends");
+        }
+    }
+}
+
+/// The names and addresses that the server's certificate is for.
+fn subject_names(config: &ServeConfig, address: SocketAddr) -> (Vec<String>, Vec<IpAddr>) {
+    let mut names = vec!["localhost".to_owned()];
+    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    if !address.ip().is_unspecified() {
+        addresses.push(address.ip());
+    }
+    names.extend(files::host_name());
+    for name in &config.tls_names {
+        match name.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => names.push(name.clone()),
+        }
+    }
+    names.sort();
+    names.dedup();
+    addresses.sort();
+    addresses.dedup();
+    (names, addresses)
+}
+
+/// The URL for clients on this machine.
+fn url(address: SocketAddr, auth: AuthMode) -> String {
+    let scheme = if auth == AuthMode::Dev { "http" } else { "https" };
+    let reachable = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("{scheme}://{}", SocketAddr::new(reachable, address.port()))
+}

@@ -1,0 +1,226 @@
+//! Claims and leases: who may run what, for how long, and what happens when he does not come back.
+
+use std::time::Duration;
+
+use conduits::{DirectiveState, SandboxProfile};
+use rusqlite::{OptionalExtension as _, params};
+use serde_json::Value;
+
+use super::directives::{self, DirectiveRow};
+use super::territories::Territory;
+use super::{StoreError, Tx};
+use crate::hub::Effect;
+use crate::transition::{Event, Step, step};
+
+/// The reason recorded when a territory's daemon went away from what it ran.
+pub const TERRITORY_LOST: &str = "territory_lost";
+
+/// A lease just given, or given again.
+#[derive(Debug, Clone)]
+pub struct Leased {
+    /// The directive.
+    pub id: String,
+    /// Its whole spec.
+    pub spec: Value,
+    /// The lease's number, for the token.
+    pub lease_number: i64,
+}
+
+/// What a poll asks for.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The profiles that the daemon offers.
+    pub profiles: Vec<SandboxProfile>,
+    /// Directives at most.
+    pub max: u32,
+    /// The poll's own id, the same again after a lost answer.
+    pub claim_id: Option<String>,
+    /// How long the lease lives without a heartbeat.
+    pub lease_ttl: Duration,
+}
+
+/// Gives `territory` the oldest directives that it may have: of its account and its profiles, in facilities that are
+/// free and bound to it or to none, and no more than it runs at once.
+///
+/// # Errors
+/// The store fails.
+pub fn claim(tx: &Tx<'_>, territory: &Territory, claim: &Claim) -> Result<Vec<Leased>, StoreError> {
+    if let Some(claim_id) = &claim.claim_id
+        && let Some(again) = replay(tx, territory, claim_id)?
+    {
+        return Ok(again);
+    }
+    let held: u32 = tx
+        .conn()
+        .prepare_cached("SELECT count(*) FROM directives WHERE territory_id = ?1 AND state IN ('leased', 'running')")?
+        .query_row([&territory.id], |row| row.get(0))?;
+    let room = territory.max_concurrent.saturating_sub(held).min(claim.max);
+    if room == 0 || claim.profiles.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut found = candidates(tx, territory, Some(&territory.id), claim, room)?;
+    found.extend(candidates(tx, territory, None, claim, room)?);
+    found.sort_by_key(|candidate| candidate.seq);
+    found.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+    found.into_iter().map(|candidate| lease(tx, territory, claim, candidate)).collect()
+}
+
+/// The leases of an earlier poll with this id that have not started yet; none when there was no such poll.
+fn replay(tx: &Tx<'_>, territory: &Territory, claim_id: &str) -> Result<Option<Vec<Leased>>, StoreError> {
+    let mut query = tx.conn().prepare_cached(
+        "SELECT id, spec, lease_number, state = 'leased' FROM directives
+         WHERE territory_id = ?1 AND claim_id = ?2 ORDER BY seq",
+    )?;
+    let rows = query.query_map([territory.id.as_str(), claim_id], |row| {
+        let spec: String = row.get(1)?;
+        Ok((row.get(0)?, spec, row.get(2)?, row.get::<_, bool>(3)?))
+    })?;
+    let mut any = false;
+    let mut leases = Vec::new();
+    for row in rows {
+        let (id, spec, lease_number, leased) = row?;
+        any = true;
+        if leased {
+            leases.push(Leased { id, spec: parse(&spec)?, lease_number });
+        }
+    }
+    Ok(any.then_some(leases))
+}
+
+struct Candidate {
+    seq: i64,
+    id: String,
+    spec: String,
+    facility_id: String,
+}
+
+/// The oldest queued directive of each free facility that is bound to `bound`, oldest first. Walks the index of
+/// facilities with work, so its cost does not grow with the length of the queues.
+fn candidates(
+    tx: &Tx<'_>,
+    territory: &Territory,
+    bound: Option<&str>,
+    claim: &Claim,
+    room: u32,
+) -> Result<Vec<Candidate>, StoreError> {
+    let mut profiles = String::from(",");
+    for profile in &claim.profiles {
+        profiles.push_str(profile.as_str());
+        profiles.push(',');
+    }
+    let mut query = tx.conn().prepare_cached(
+        "SELECT d.seq, d.id, d.spec, d.facility_id
+         FROM facilities f CROSS JOIN directives d ON d.seq =
+            (SELECT q.seq FROM directives q WHERE q.facility_id = f.id AND q.state = 'queued'
+                AND instr(?3, ',' || q.profile || ',') > 0 ORDER BY q.seq LIMIT 1)
+         WHERE f.account_id = ?1 AND f.territory_id IS ?2
+            AND f.locked_by IS NULL AND f.head_seq IS NOT NULL
+         ORDER BY f.head_seq LIMIT ?4",
+    )?;
+    let rows = query.query_map(params![territory.account_id, bound, profiles, room], |row| {
+        Ok(Candidate { seq: row.get(0)?, id: row.get(1)?, spec: row.get(2)?, facility_id: row.get(3)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn lease(tx: &Tx<'_>, territory: &Territory, claim: &Claim, candidate: Candidate) -> Result<Leased, StoreError> {
+    let lease_number = tx
+        .conn()
+        .prepare_cached(
+            "UPDATE directives SET state = 'leased', territory_id = ?2, instance_id = ?3, claim_id = ?4,
+                lease_number = lease_number + 1, lease_expires_at = ?5, leased_at = ?6, reason = NULL
+             WHERE seq = ?1 RETURNING lease_number",
+        )?
+        .query_row(
+            params![
+                candidate.seq,
+                territory.id,
+                territory.instance_id,
+                claim.claim_id,
+                tx.now().plus(claim.lease_ttl).0,
+                tx.now().0
+            ],
+            |row| row.get(0),
+        )?;
+    tx.conn()
+        .prepare_cached(
+            "UPDATE facilities SET locked_by = ?2, territory_id = ?3,
+                head_seq = (SELECT min(seq) FROM directives WHERE facility_id = ?1 AND state = 'queued')
+             WHERE id = ?1",
+        )?
+        .execute([&candidate.facility_id, &candidate.id, &territory.id])?;
+    tx.publish(Effect::Directive(candidate.id.clone()));
+    Ok(Leased { spec: parse(&candidate.spec)?, id: candidate.id, lease_number })
+}
+
+fn parse(spec: &str) -> Result<Value, StoreError> {
+    serde_json::from_str(spec)
+        .map_err(|error| StoreError::Corrupt { what: "directives.spec", detail: error.to_string() })
+}
+
+/// Takes back what the lease of which is over: queued again where it had not started, failed where it ran.
+///
+/// # Errors
+/// The store fails.
+pub fn reap(tx: &Tx<'_>) -> Result<usize, StoreError> {
+    let expired = directives::pick(
+        tx.conn(),
+        "state IN ('leased', 'running') AND lease_expires_at <= ?1 ORDER BY seq LIMIT 500",
+        [tx.now().0],
+    )?;
+    for directive in &expired {
+        take_back(tx, directive, "lease_expired")?;
+    }
+    Ok(expired.len())
+}
+
+/// When the next lease ends, if there is one.
+///
+/// # Errors
+/// The store fails.
+pub fn next_expiry(conn: &rusqlite::Connection) -> Result<Option<i64>, StoreError> {
+    Ok(conn
+        .prepare_cached("SELECT min(lease_expires_at) FROM directives WHERE state IN ('leased', 'running')")?
+        .query_row([], |row| row.get(0))
+        .optional()?
+        .flatten())
+}
+
+/// Takes back what an older instance of the territory's daemon held and the present one does not list.
+///
+/// # Errors
+/// The store fails.
+pub fn replaced(tx: &Tx<'_>, territory: &Territory, instance_id: &str, listed: &[String]) -> Result<usize, StoreError> {
+    let older = directives::pick(
+        tx.conn(),
+        "state IN ('leased', 'running') AND territory_id = ?1 AND instance_id IS NOT ?2 ORDER BY seq",
+        [&territory.id, instance_id],
+    )?;
+    let mut taken = 0;
+    for directive in older.iter().filter(|d| !listed.contains(&d.id)) {
+        take_back(tx, directive, "instance_replaced")?;
+        taken += 1;
+    }
+    // What the new instance lists is its own from now on: a third instance may lose it.
+    tx.conn()
+        .prepare_cached(
+            "UPDATE directives SET instance_id = ?2
+             WHERE territory_id = ?1 AND state IN ('leased', 'running') AND instance_id IS NOT ?2",
+        )?
+        .execute([&territory.id, instance_id])?;
+    Ok(taken)
+}
+
+/// Ends a lease whose holder is gone.
+fn take_back(tx: &Tx<'_>, directive: &DirectiveRow, why: &str) -> Result<(), StoreError> {
+    let event = match directive.state {
+        DirectiveState::Running => Event::Lost,
+        _ => Event::Requeue { cancel_requested: directive.cancel_requested },
+    };
+    match step(directive.state, event) {
+        Step::To(DirectiveState::Queued) => directives::requeue(tx, directive, why),
+        Step::To(DirectiveState::Canceled) => directives::end(tx, directive, DirectiveState::Canceled, Some(why)),
+        Step::To(state) => directives::end(tx, directive, state, Some(TERRITORY_LOST)),
+        Step::Signal | Step::Same | Step::Refused => Ok(()),
+    }
+}

@@ -1,0 +1,110 @@
+//! The command line as a process: what it prints where, and its exit codes.
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+use crate::bed::{Bed, Lease, Territory};
+
+fn mothership(bed: &Bed, words: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_mothership"))
+        .arg("--data-dir")
+        .arg(bed.data())
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+async fn ended(child: Child) -> Output {
+    tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.expect("the command ends").unwrap()
+}
+
+/// The lease of the directive that a command just queued.
+async fn claimed(territory: &Territory) -> Lease {
+    for _ in 0..200 {
+        if let Some(lease) = territory.poll(1).await.pop() {
+            return lease;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("nothing was queued");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_streams_byte_for_byte_and_exits_with_the_command_s_code() {
+    let bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    let words =
+        ["run", "--allow", "example.com:443", "--env", "A=b", "--timeout", "60s", "--cwd", "sub", "--", "echo", "it's"];
+    let child = mothership(&bed, &words);
+    let lease = claimed(&territory).await;
+    assert_eq!(lease.spec["command"], r"echo 'it'\''s'");
+    assert_eq!(
+        (&lease.spec["timeout_seconds"], &lease.spec["cwd"], &lease.spec["env"]["A"]),
+        (&json!(60), &json!("sub"), &json!("b"))
+    );
+    assert_eq!(lease.spec["capabilities"]["net"], json!({ "mode": "allowlist", "allow": ["example.com:443"] }));
+    territory.started(&lease).await;
+    territory.chunk(&lease, "stdout", 0, b"out\xff\x00").await;
+    territory.chunk(&lease, "stderr", 0, b"err\n").await;
+    let log = json!({ "stdout": { "chunks": 1, "bytes": 5 }, "stderr": { "chunks": 1, "bytes": 4 } });
+    let body = json!({ "status": "failed", "exit_code": 7, "artifacts_manifest": { "log": log } });
+    territory.report(&lease, "finished", body).await;
+    let output = ended(child).await;
+    assert_eq!(output.stdout, b"out\xff\x00");
+    assert_eq!(output.stderr, b"err\n");
+    assert_eq!(output.status.code(), Some(7));
+    let again = ended(mothership(&bed, &["logs", &lease.id])).await;
+    assert_eq!((again.stdout, again.stderr), (b"out\xff\x00".to_vec(), b"err\n".to_vec()));
+    let listed = ended(mothership(&bed, &["ls"])).await;
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.lines().nth(1).unwrap().contains("failed"), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_cancels_the_directive_and_exits_130() {
+    let bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    let child = mothership(&bed, &["run", "--", "sleep 100"]);
+    let lease = claimed(&territory).await;
+    territory.started(&lease).await;
+    territory.chunk(&lease, "stdout", 0, b"x").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let pid = child.id().unwrap().to_string();
+    let killed = Command::new("kill").args(["-INT", &pid]).status().await;
+    assert!(killed.unwrap().success());
+    for _ in 0..100 {
+        let (_, beat) = territory.report(&lease, "heartbeat", json!({})).await;
+        if beat["cancel_requested"] == true {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    territory.report(&lease, "finished", json!({ "status": "canceled", "exit_code": 143 })).await;
+    assert_eq!(ended(child).await.status.code(), Some(130));
+    assert_eq!(bed.state(&lease.id).await, "canceled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_are_told_in_a_line_and_a_token_comes_alone() {
+    let bed = Bed::tls().await;
+    let token = ended(mothership(&bed, &["enroll-token", "create", "--ttl", "5m"])).await;
+    let token = String::from_utf8(token.stdout).unwrap();
+    assert!(token.starts_with("nxe1.") && token.lines().count() == 1, "{token}");
+    let refused = ended(mothership(&bed, &["run", "--allow", "1.2.3.4:443", "--", "true"])).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let line = String::from_utf8(refused.stderr).unwrap();
+    assert!(line.contains("1.2.3.4") && line.lines().count() == 1, "{line}");
+    assert_eq!(ended(mothership(&bed, &["frobnicate"])).await.status.code(), Some(2));
+    let plain = ["--server", "http://192.0.2.1:1", "ls"];
+    let plain = ended(mothership(&bed, &plain)).await;
+    assert!(String::from_utf8(plain.stderr).unwrap().contains("use https"));
+    let listed = ended(mothership(&bed, &["territories", "--json"])).await;
+    assert_eq!(listed.stdout, b"[]\n");
+}

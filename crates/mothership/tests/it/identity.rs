@@ -1,0 +1,197 @@
+//! Who gets in, and who does not.
+
+use std::time::{Duration, Instant};
+
+use mothership::serve::{AuthMode, ServeConfig, ServeError, start};
+use rcgen::{CertificateParams, KeyPair};
+use reqwest::{Identity, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::bed::{Bed, Lease, answer, refusal, refused};
+
+fn csr() -> String {
+    let key = KeyPair::generate().unwrap();
+    CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap()
+}
+
+fn enroll(bed: &Bed, body: &Value) -> reqwest::RequestBuilder {
+    bed.client(None).post(format!("{}/conduits/v1/territories/enroll", bed.url())).json(body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_good_once_whatever_the_hurry() {
+    let bed = Bed::with(|config| config.enroll_failures_per_hour = 1000).await;
+    let token = bed.enroll_token().await;
+    let mut tries = JoinSet::new();
+    for _ in 0..50 {
+        let request = enroll(&bed, &json!({ "enroll_token": token, "csr_pem": csr() }));
+        tries.spawn(async move { answer(request).await.0.as_u16() });
+    }
+    let mut statuses = tries.join_all().await;
+    statuses.sort_unstable();
+    assert_eq!(statuses[..2], [201, 422]);
+    assert!(statuses[1..].iter().all(|status| *status == 422));
+    let (_, territories) = bed.get("/api/v1/territories").await;
+    assert_eq!(territories["territories"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_request_leaves_the_token_usable_and_a_revoked_one_is_not() {
+    let bed = Bed::tls().await;
+    let token = bed.enroll_token().await;
+    let bad = answer(enroll(&bed, &json!({ "enroll_token": token, "csr_pem": "nonsense" }))).await;
+    assert_eq!(refusal(bad), refused(422, "invalid_csr"));
+    let good = answer(enroll(&bed, &json!({ "enroll_token": token, "csr_pem": csr() }))).await;
+    assert_eq!(good.0, StatusCode::CREATED);
+    let (_, created) = bed.post("/api/v1/enrollment-tokens", json!({ "labels": { "zone": "a" } })).await;
+    let id = created["id"].as_str().unwrap();
+    let revoked = bed.user(reqwest::Method::DELETE, &format!("/api/v1/enrollment-tokens/{id}"), None).await;
+    assert_eq!(revoked.0, StatusCode::NO_CONTENT);
+    let late = answer(enroll(&bed, &json!({ "enroll_token": created["token"] }))).await;
+    assert_eq!(refusal(late), refused(422, "invalid_enroll_token"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_counted_and_then_refused_with_a_time() {
+    let bed = Bed::with(|config| config.enroll_failures_per_hour = 3).await;
+    for _ in 0..3 {
+        let guess = answer(enroll(&bed, &json!({ "enroll_token": "guess" }))).await;
+        assert_eq!(refusal(guess), refused(422, "invalid_enroll_token"));
+    }
+    let good = bed.enroll_token().await;
+    let response = enroll(&bed, &json!({ "enroll_token": good })).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((3000..=3601).contains(&wait), "{wait}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revocation_is_immediate_on_open_connections_and_held_requests() {
+    let bed = Bed::tls().await;
+    let (territory, other) = (bed.territory().await, bed.territory().await);
+    territory.may_run(5).await;
+    bed.directive().await;
+    let lease = territory.one().await;
+    territory.started(&lease).await;
+    let body = json!({ "supported_sandbox_profiles": ["untrusted"], "max_directives_to_claim": 1 });
+    let poll = tokio::spawn(answer(territory.poll_request(Some(30), &body)));
+    let beat = territory
+        .request(&format!("/directives/{}/heartbeat", lease.id))
+        .bearer_auth(&lease.token)
+        .header("prefer", "wait=30")
+        .json(&json!({}));
+    let beat = tokio::spawn(answer(beat));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let began = Instant::now();
+    let path = format!("/api/v1/territories/{}/disable", territory.id);
+    assert_eq!(bed.post(&path, json!({})).await.0, StatusCode::OK);
+    for held in [poll, beat] {
+        assert_eq!(refusal(held.await.unwrap()), refused(403, "territory_disabled"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let shut_out = refused(403, "territory_disabled");
+    assert_eq!(refusal(territory.heartbeat(json!({})).await), shut_out);
+    assert_eq!(refusal(territory.finished(&lease).await), shut_out);
+    assert_eq!(refusal(territory.call("/territories/renew", json!({ "csr_pem": csr() })).await), shut_out);
+    assert_eq!(other.heartbeat(json!({})).await.0, StatusCode::OK);
+    let path = format!("/api/v1/territories/{}/enable", territory.id);
+    bed.post(&path, json!({})).await;
+    assert_eq!(territory.finished(&lease).await.0, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_certificate_is_401_and_a_foreign_one_ends_the_handshake() {
+    let bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    let polls = format!("{}/conduits/v1/polls", bed.url());
+    let none = bed.client(None).post(&polls).header("x-nexus-territory-id", &territory.id).json(&json!({}));
+    assert_eq!(refusal(answer(none).await), refused(401, "unauthorized"));
+    let elsewhere = Bed::tls().await;
+    let foreign = elsewhere.territory().await;
+    // The foreign territory's client trusts its own mothership; give it ours to talk to.
+    let key = KeyPair::generate().unwrap();
+    let own = CertificateParams::default().self_signed(&key).unwrap();
+    let pem = format!("{}{}", own.pem(), key.serialize_pem());
+    let identity = Identity::from_pem(pem.as_bytes()).unwrap();
+    assert!(bed.client(Some(identity)).post(&polls).json(&json!({})).send().await.is_err());
+    assert!(foreign.http.post(&polls).json(&json!({})).send().await.is_err());
+    let plain = polls.replace("https://", "http://");
+    assert!(bed.client(None).post(&plain).json(&json!({})).send().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directive_token_works_for_its_directive_and_its_territory_only() {
+    let bed = Bed::tls().await;
+    let (one, two) = (bed.territory().await, bed.territory().await);
+    bed.directive().await;
+    let lease = one.one().await;
+    assert_eq!(refusal(two.started(&lease).await), refused(403, "forbidden"));
+    let elsewhere = Lease { id: bed.directive().await, ..lease.clone() };
+    assert_eq!(refusal(one.started(&elsewhere).await), refused(403, "forbidden"));
+    let forged = Lease { token: "eyJhbGciOiJub25lIn0.e30.".to_owned(), ..lease.clone() };
+    assert_eq!(refusal(one.started(&forged).await), refused(401, "token_invalid"));
+    let without = one.call(&format!("/directives/{}/started", lease.id), json!({})).await;
+    assert_eq!(refusal(without), refused(401, "unauthorized"));
+    let (status, fresh) = one.report(&lease, "token", json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    let token = fresh["directive_token"].as_str().unwrap().to_owned();
+    assert_eq!(one.started(&Lease { token, ..lease }).await.0, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_the_same_territory() {
+    let bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    let key = KeyPair::generate().unwrap();
+    let csr = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let (status, renewed) = territory.call("/territories/renew", json!({ "csr_pem": csr })).await;
+    assert_eq!(status, StatusCode::OK, "{renewed}");
+    let pem = format!("{}{}", renewed["mtls_client_cert_pem"].as_str().unwrap(), key.serialize_pem());
+    let http = bed.client(Some(Identity::from_pem(pem.as_bytes()).unwrap()));
+    let beat = http.post(format!("{}/conduits/v1/territories/heartbeat", bed.url())).json(&json!({}));
+    assert_eq!(answer(beat).await.1["territory_id"], json!(territory.id));
+    let bad = territory.call("/territories/renew", json!({ "csr_pem": "x" })).await;
+    assert_eq!(refusal(bad), refused(422, "invalid_csr"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_proxy_may_name_the_certificate() {
+    let bed = Bed::with(|config| {
+        config.auth = AuthMode::Either;
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let key = KeyPair::generate().unwrap();
+    let request = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let body = json!({ "enroll_token": bed.enroll_token().await, "csr_pem": request });
+    let (_, enrolled) = answer(enroll(&bed, &body)).await;
+    let pem = enrolled["mtls_client_cert_pem"].as_str().unwrap();
+    let der: Vec<u8> = rustls_pem(pem);
+    let fingerprint = conduits::Fingerprint::of_der(&der).to_string();
+    let beat = |value: String| {
+        let request = bed
+            .client(None)
+            .post(format!("{}/conduits/v1/territories/heartbeat", bed.url()))
+            .header("x-nexus-client-cert-fingerprint", value)
+            .json(&json!({}));
+        answer(request)
+    };
+    assert_eq!(beat(fingerprint.to_uppercase()).await.0, StatusCode::OK);
+    assert_eq!(refusal(beat("0".repeat(64)).await), refused(401, "unauthorized"));
+}
+
+fn rustls_pem(pem: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    base64::engine::general_purpose::STANDARD.decode(body).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn development_and_header_modes_have_their_conditions() {
+    let dir = tempfile::tempdir().unwrap();
+    let config =
+        |auth| ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), auth, ..ServeConfig::new(&dir.path().join("d")) };
+    assert!(matches!(start(config(AuthMode::Dev)).await, Err(ServeError::DevOffLoopback(_))));
+    assert!(matches!(start(config(AuthMode::Header)).await, Err(ServeError::NoTrustedProxy)));
+}

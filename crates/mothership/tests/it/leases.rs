@@ -1,0 +1,192 @@
+//! Leases: one holder, one directive a facility, taken back when nobody renews.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::bed::{Bed, answer, leases, refusal, refused};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_polls_one_directive_one_claim() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    territory.may_run(100).await;
+    let body = json!({ "supported_sandbox_profiles": ["untrusted"], "max_directives_to_claim": 1 });
+    let mut polls = JoinSet::new();
+    for _ in 0..50 {
+        let poll = territory.poll_request(Some(2), &body);
+        polls.spawn(async move { leases(answer(poll).await).len() });
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    bed.directive().await;
+    let claimed: usize = polls.join_all().await.into_iter().sum();
+    assert_eq!(claimed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_facility_has_one_lease_and_one_territory() {
+    let bed = Bed::dev().await;
+    let (one, two) = (bed.territory().await, bed.territory().await);
+    one.may_run(10).await;
+    two.may_run(10).await;
+    let facility = bed.facility().await;
+    let (first, second) = (bed.directive_in(&facility).await, bed.directive_in(&facility).await);
+    let lease = one.one().await;
+    assert_eq!(lease.id, first);
+    assert!(one.poll(5).await.is_empty());
+    one.started(&lease).await;
+    one.finished(&lease).await;
+    // Bound by the first claim: nobody else gets it.
+    assert!(two.poll(5).await.is_empty());
+    assert_eq!(one.one().await.id, second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_the_territory_runs_at_once_and_the_oldest_first() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    let mut queued = Vec::new();
+    for _ in 0..5 {
+        queued.push(bed.directive().await);
+    }
+    // One where it never said.
+    let first = territory.poll(5).await;
+    assert_eq!(first.iter().map(|lease| &lease.id).collect::<Vec<_>>(), [&queued[0]]);
+    territory.may_run(3).await;
+    let more = territory.poll(5).await;
+    assert_eq!(more.iter().map(|lease| &lease.id).collect::<Vec<_>>(), [&queued[1], &queued[2]]);
+    assert!(territory.poll(5).await.is_empty());
+    let host = json!({ "supported_sandbox_profiles": ["host"], "max_directives_to_claim": 5 });
+    territory.may_run(9).await;
+    assert!(leases(territory.call("/polls", host).await).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_asked_again_gets_the_same_leases() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    territory.may_run(10).await;
+    for _ in 0..3 {
+        bed.directive().await;
+    }
+    let body = json!({ "supported_sandbox_profiles": ["untrusted"], "max_directives_to_claim": 2, "claim_id": "c-1" });
+    let ids = |answer| -> BTreeSet<String> { leases(answer).into_iter().map(|lease| lease.id).collect() };
+    let first = ids(territory.call("/polls", body.clone()).await);
+    assert_eq!(first.len(), 2);
+    let again = territory.call("/polls", body).await;
+    let lease = leases(again.clone()).remove(0);
+    assert_eq!(ids(again), first);
+    assert_eq!(territory.started(&lease).await.0, StatusCode::OK);
+    assert_eq!(territory.poll(5).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_nobody_renews_is_taken_back() {
+    let bed = Bed::with(|config| {
+        config.auth = mothership::serve::AuthMode::Dev;
+        config.lease_ttl = Duration::from_secs(1);
+    })
+    .await;
+    let territory = bed.territory().await;
+    territory.may_run(10).await;
+    let (id, facility) = (bed.directive().await, bed.facility().await);
+    let old = territory.one().await;
+    bed.until_state(&id, "queued").await;
+    assert_eq!(refusal(territory.started(&old).await), refused(409, "lease_lost"));
+    // Leased again: the token of the older lease changes nothing.
+    let new = territory.one().await;
+    assert_eq!(new.id, id);
+    for what in ["started", "heartbeat", "release", "token"] {
+        assert_eq!(refusal(territory.report(&old, what, json!({})).await), refused(409, "lease_lost"));
+    }
+    assert_eq!(refusal(territory.finished(&old).await), refused(409, "lease_lost"));
+    territory.started(&new).await;
+    bed.until_state(&id, "failed").await;
+    let (_, directive) = bed.get(&format!("/api/v1/directives/{id}")).await;
+    assert_eq!(directive["reason"], "territory_lost");
+    assert_eq!(refusal(territory.finished(&new).await), refused(409, "payload_conflict"));
+    // Heartbeats keep one alive well past the lease's length.
+    let kept = bed.directive_in(&facility).await;
+    let lease = territory.one().await;
+    territory.started(&lease).await;
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(territory.report(&lease, "heartbeat", json!({})).await.0, StatusCode::OK);
+    }
+    assert_eq!(bed.state(&kept).await, "running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_instance_gives_up_what_the_old_one_left() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    let beat = |instance: &str, ids: &[&str]| json!({ "instance_id": instance, "capacity": { "max_concurrent": 10 }, "runtime_status": { "directive_ids": ids } });
+    territory.heartbeat(beat("one", &[])).await;
+    let (leased, running, listed) = (bed.directive().await, bed.directive().await, bed.directive().await);
+    let found = territory.poll(3).await;
+    for lease in &found[1..] {
+        territory.started(lease).await;
+    }
+    // The same instance: nothing happens, listed or not.
+    territory.heartbeat(beat("one", &[])).await;
+    assert_eq!(bed.state(&leased).await, "leased");
+    territory.heartbeat(beat("two", &[&listed])).await;
+    assert_eq!(bed.state(&leased).await, "queued");
+    assert_eq!(bed.state(&running).await, "failed");
+    assert_eq!(bed.state(&listed).await, "running");
+    territory.heartbeat(beat("three", &[])).await;
+    assert_eq!(bed.state(&listed).await, "failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn release_gives_the_directive_back_at_its_old_place() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    let (first, _second) = (bed.directive().await, bed.directive().await);
+    let lease = territory.one().await;
+    let (status, released) = territory.report(&lease, "release", json!({})).await;
+    assert_eq!((status, &released["state"]), (StatusCode::OK, &json!("queued")));
+    assert_eq!(refusal(territory.report(&lease, "release", json!({})).await), refused(409, "lease_lost"));
+    assert_eq!(territory.one().await.id, first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_reaches_every_state() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    let queued = bed.directive().await;
+    assert_eq!(bed.cancel(&queued).await.1["state"], "canceled");
+    assert!(territory.poll(1).await.is_empty());
+    let id = bed.directive().await;
+    let lease = territory.one().await;
+    assert_eq!(bed.cancel(&id).await.1["state"], "leased");
+    assert_eq!(territory.started(&lease).await.1["cancel_requested"], true);
+    let body = json!({ "status": "canceled" });
+    assert_eq!(territory.report(&lease, "finished", body).await.1["final_state"], "canceled");
+    assert_eq!(bed.cancel(&id).await.1["state"], "canceled");
+    // A held heartbeat brings a cancel at once.
+    let id = bed.directive().await;
+    let lease = territory.one().await;
+    territory.started(&lease).await;
+    let beat = territory
+        .request(&format!("/directives/{}/heartbeat", lease.id))
+        .bearer_auth(&lease.token)
+        .header("prefer", "wait=20")
+        .json(&json!({}));
+    let beat = tokio::spawn(answer(beat));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!beat.is_finished());
+    let asked = Instant::now();
+    bed.cancel(&id).await;
+    assert_eq!(beat.await.unwrap().1["cancel_requested"], true);
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    // A leased one that comes back canceled does not run.
+    territory.finished(&lease).await;
+    let id = bed.directive().await;
+    let lease = territory.one().await;
+    bed.cancel(&id).await;
+    assert_eq!(territory.report(&lease, "release", json!({})).await.1["state"], "canceled");
+}

@@ -1,0 +1,11 @@
+//! The mothership as its clients meet it: a real one served in this process, over TLS or plain HTTP.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+mod bed;
+mod cli;
+mod conduits_api;
+mod identity;
+mod leases;
+mod live_logs;
+mod restart;
+mod user_api;

@@ -1,0 +1,172 @@
+//! The user API: what people see, and how mistakes are told.
+
+use mothership::api::openapi;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::bed::{Bed, answer, refusal, refused};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_wants_a_token() {
+    let bed = Bed::dev().await;
+    for (method, path) in openapi::routes().filter(|(_, path)| path.starts_with("/api/")) {
+        let url = format!("{}{}", bed.url(), path.replace("{id}", "x"));
+        let method: Method = method.parse().unwrap();
+        for token in [None, Some("nxa1.guess")] {
+            let mut request = bed.client(None).request(method.clone(), &url);
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            if method == Method::POST {
+                request = request.json(&json!({}));
+            }
+            assert_eq!(refusal(answer(request).await), refused(401, "unauthorized"), "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_names_every_route_and_the_server_has_them() {
+    let bed = Bed::dev().await;
+    let (status, document) = answer(bed.client(None).get(format!("{}/openapi.json", bed.url()))).await;
+    assert_eq!((status, &document["openapi"]), (StatusCode::OK, &json!("3.1.0")));
+    for (method, path) in openapi::routes() {
+        assert!(document["paths"][path][method.to_lowercase()].is_object(), "{method} {path}");
+        let url = format!("{}{}", bed.url(), path.replace("{id}", "x"));
+        let request = bed.client(None).request(method.parse().unwrap(), url);
+        let (status, body) = answer(request).await;
+        assert_ne!(body["detail"], "there is no such route", "{method} {path}");
+        assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn facilities_are_made_listed_and_deleted() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    let body = json!({ "name": "web", "repo_url": "https://example.com/a.git", "territory_id": territory.id });
+    let (status, made) = bed.post("/api/v1/facilities", body.clone()).await;
+    assert_eq!((status, &made["territory_id"]), (StatusCode::CREATED, &json!(territory.id)));
+    assert_eq!(refusal(bed.post("/api/v1/facilities", body).await), refused(409, "state_conflict"));
+    for wrong in [
+        json!({ "repo_url": "ext::sh -c id" }),
+        json!({ "territory_id": "nobody" }),
+        json!({ "name": "" }),
+        json!({ "nmae": "typo" }),
+        json!([]),
+    ] {
+        assert_eq!(
+            refusal(bed.post("/api/v1/facilities", wrong.clone()).await),
+            refused(422, "invalid_parameter"),
+            "{wrong}"
+        );
+    }
+    let (_, found) = bed.get("/api/v1/facilities?name=web").await;
+    assert_eq!(found["facilities"][0]["id"], made["id"]);
+    let path = format!("/api/v1/facilities/{}", made["id"].as_str().unwrap());
+    assert_eq!(bed.get(&path).await.0, StatusCode::OK);
+    bed.directive_in(made["id"].as_str().unwrap()).await;
+    let lease = territory.one().await;
+    assert_eq!(lease.spec["facility"]["repo_url"], "https://example.com/a.git");
+    assert_eq!(refusal(bed.user(Method::DELETE, &path, None).await), refused(409, "state_conflict"));
+    territory.finished(&lease).await;
+    assert_eq!(bed.user(Method::DELETE, &path, None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(refusal(bed.get(&path).await), refused(404, "not_found"));
+    assert_eq!(refusal(bed.get(&format!("/api/v1/directives/{}", lease.id)).await), refused(404, "not_found"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directive_that_cannot_be_is_refused_in_one_line() {
+    let bed = Bed::dev().await;
+    let facility = bed.facility().await;
+    let with = |field: &str, value: Value| {
+        let mut body = json!({ "facility_id": facility, "command": "true" });
+        body[field] = value;
+        body
+    };
+    for (body, word) in [
+        (with("facility_id", json!("../x")), "facility"),
+        (json!({ "facility_id": facility }), "command"),
+        (with("command", json!("a\u{0}b")), "command"),
+        (with("sandbox_profile", json!("root")), "sandbox_profile"),
+        (with("shell", json!("sh")), "shell"),
+        (with("env", json!({ "LD_PRELOAD": "x" })), "LD_PRELOAD"),
+        (with("capabilities", json!({ "net": { "mode": "allowlist" } })), "allow"),
+        (with("capabilities", json!({ "net": { "mode": "allowlist", "allow": ["1.2.3.4:443"] } })), "1.2.3.4"),
+        (with("timeout", json!(5)), "timeout"),
+        (with("limits", json!({ "max_diff_bytes": 99_000_000 })), "max_diff_bytes"),
+    ] {
+        let (status, refused) = bed.post("/api/v1/directives", body.clone()).await;
+        let detail = refused["detail"].as_str().unwrap_or_default();
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body} {refused}");
+        assert!(detail.contains(word) && !detail.contains('\n'), "{body}: {detail}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_sent_again_is_one_create() {
+    let bed = Bed::dev().await;
+    let body = json!({ "facility_id": bed.facility().await, "command": "true" });
+    let create = |body: Value| {
+        let request = bed
+            .client(None)
+            .post(format!("{}/api/v1/directives", bed.url()))
+            .bearer_auth(&bed.token)
+            .header("idempotency-key", "k1")
+            .json(&body);
+        answer(request)
+    };
+    let first = create(body.clone()).await;
+    assert_eq!(create(body.clone()).await, first);
+    let mut other = body;
+    other["command"] = json!("false");
+    assert_eq!(refusal(create(other).await), refused(409, "idempotency_conflict"));
+    let (_, list) = bed.get("/api/v1/directives").await;
+    assert_eq!(list["directives"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_page_and_narrow() {
+    let bed = Bed::dev().await;
+    let facility = bed.facility().await;
+    let mut made = Vec::new();
+    for _ in 0..5 {
+        made.push(bed.directive_in(&facility).await);
+    }
+    made.reverse();
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (_, page) = bed.get(&format!("/api/v1/directives?limit=2{cursor}")).await;
+        for directive in page["directives"].as_array().unwrap() {
+            seen.push(directive["id"].as_str().unwrap().to_owned());
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, made);
+    bed.cancel(&made[0]).await;
+    let (_, page) = bed.get("/api/v1/directives?state=canceled").await;
+    assert_eq!(page["directives"].as_array().unwrap().len(), 1);
+    for wrong in ["state=odd", "limit=0", "limit=501", "cursor=x"] {
+        let answer = bed.get(&format!("/api/v1/directives?{wrong}")).await;
+        assert_eq!(refusal(answer), refused(422, "invalid_parameter"), "{wrong}");
+    }
+    let (_, events) = bed.get("/api/v1/audit-events?limit=3").await;
+    assert_eq!(events["audit_events"][0]["action"], "directive.cancel");
+    for missing in [
+        "facilities/x",
+        "directives/x",
+        "directives/x/logs",
+        "directives/x/logs/stream",
+        "directives/x/diff",
+        "territories/x",
+    ] {
+        assert_eq!(refusal(bed.get(&format!("/api/v1/{missing}")).await), refused(404, "not_found"), "{missing}");
+    }
+    assert_eq!(refusal(bed.cancel("x").await), refused(404, "not_found"));
+    let token = bed.user(Method::DELETE, "/api/v1/enrollment-tokens/x", None).await;
+    assert_eq!(refusal(token), refused(404, "not_found"));
+    assert_eq!(refusal(bed.post("/api/v1/territories/x/disable", json!({})).await), refused(404, "not_found"));
+}
