@@ -1,0 +1,232 @@
+//! `require!`: a test says what it needs of the machine. Absent, the test is skipped aloud; where the environment's
+//! `NEXUS_REQUIRE` names the need (or `all`), it fails instead.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What a test may need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// User id 0.
+    Root,
+    /// Unprivileged user namespaces that really can be made.
+    Userns,
+    /// A bubblewrap that really starts something.
+    Bwrap,
+    /// socat.
+    Socat,
+    /// git.
+    Git,
+    /// Podman that answers.
+    Podman,
+    /// Network namespaces joined by a veth pair: root and iproute2.
+    NetBed,
+    /// An IPv6 loopback.
+    Ipv6,
+    /// cgroup v1 controllers that can be written.
+    CgroupV1,
+    /// cgroup v2 with controllers that can be written.
+    CgroupV2,
+    /// Landlock in the kernel.
+    Landlock,
+    /// seccomp filters in the kernel.
+    Seccomp,
+    /// `/dev/kvm`.
+    Kvm,
+    /// A C compiler and make.
+    Compiler,
+    /// Python 3.
+    Python,
+}
+
+impl Need {
+    /// Every need.
+    pub const ALL: &'static [Self] = &[
+        Self::Root,
+        Self::Userns,
+        Self::Bwrap,
+        Self::Socat,
+        Self::Git,
+        Self::Podman,
+        Self::NetBed,
+        Self::Ipv6,
+        Self::CgroupV1,
+        Self::CgroupV2,
+        Self::Landlock,
+        Self::Seccomp,
+        Self::Kvm,
+        Self::Compiler,
+        Self::Python,
+    ];
+
+    /// The word for it in `NEXUS_REQUIRE`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Userns => "userns",
+            Self::Bwrap => "bwrap",
+            Self::Socat => "socat",
+            Self::Git => "git",
+            Self::Podman => "podman",
+            Self::NetBed => "netbed",
+            Self::Ipv6 => "ipv6",
+            Self::CgroupV1 => "cgroupv1",
+            Self::CgroupV2 => "cgroupv2",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+            Self::Kvm => "kvm",
+            Self::Compiler => "compiler",
+            Self::Python => "python",
+        }
+    }
+
+    /// Why the machine does not have it; `None` where it has.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Self::Root => (!is_root()).then(|| "the tests do not run as root".to_owned()),
+            Self::Userns => runs("unshare", &["--user", "--map-root-user", "true"]),
+            Self::Bwrap => {
+                runs("bwrap", &["--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "true"])
+            }
+            Self::Socat => runs("socat", &["-V"]),
+            Self::Git => runs("git", &["--version"]),
+            Self::Podman => runs("podman", &["info"]),
+            Self::NetBed => Self::Root.missing().or_else(|| runs("unshare", &["--net", "ip", "link", "show"])),
+            Self::Ipv6 => std::net::TcpListener::bind("[::1]:0").err().map(|e| format!("[::1]: {e}")),
+            Self::CgroupV1 => writable_controller(&["/sys/fs/cgroup/pids", "/sys/fs/cgroup/memory"]),
+            Self::CgroupV2 => cgroup_v2(),
+            Self::Landlock => landlock(),
+            Self::Seccomp => word_in("/proc/sys/kernel/seccomp/actions_avail", "errno"),
+            Self::Kvm => {
+                std::fs::File::options().read(true).write(true).open("/dev/kvm").err().map(|e| format!("/dev/kvm: {e}"))
+            }
+            Self::Compiler => runs("cc", &["--version"]).or_else(|| runs("make", &["--version"])),
+            Self::Python => runs("python3", &["--version"]),
+        }
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Why the program does not run to a good end.
+fn runs(program: &str, arguments: &[&str]) -> Option<String> {
+    let run = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    match run {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            Some(format!("{program}: {}: {}", output.status, text.lines().next().unwrap_or_default()))
+        }
+        Err(error) => Some(format!("{program}: {error}")),
+    }
+}
+
+fn writable_controller(folders: &[&str]) -> Option<String> {
+    folders.iter().find_map(|folder| {
+        let tasks = Path::new(folder).join("cgroup.procs");
+        std::fs::File::options().append(true).open(&tasks).err().map(|e| format!("{}: {e}", tasks.display()))
+    })
+}
+
+fn cgroup_v2() -> Option<String> {
+    let file = "/sys/fs/cgroup/cgroup.controllers";
+    match std::fs::read_to_string(file) {
+        Ok(text) if text.contains("memory") && text.contains("pids") => writable_controller(&["/sys/fs/cgroup"]),
+        Ok(text) => Some(format!("{file} names {:?}", text.trim())),
+        Err(error) => Some(format!("{file}: {error}")),
+    }
+}
+
+/// The list of security modules, or, where that is not mounted, whether the kernel has the system call.
+fn landlock() -> Option<String> {
+    let missing = word_in("/sys/kernel/security/lsm", "landlock")?;
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    (!symbols.contains("sys_landlock_create_ruleset")).then_some(missing)
+}
+
+fn word_in(file: &str, word: &str) -> Option<String> {
+    match std::fs::read_to_string(file) {
+        Ok(text) if text.split([',', ' ', '\n']).any(|w| w == word) => None,
+        Ok(text) => Some(format!("{file} names {:?}", text.trim())),
+        Err(error) => Some(format!("{file}: {error}")),
+    }
+}
+
+/// Whether a list as in `NEXUS_REQUIRE` insists on the need.
+#[must_use]
+pub fn insists(list: &str, need: Need) -> bool {
+    list.split([',', ' ']).map(str::trim).any(|word| word.eq_ignore_ascii_case(need.word()) || word == "all")
+}
+
+/// Whether the need is met. Not met, it prints why, or panics where `NEXUS_REQUIRE` insists.
+#[track_caller]
+#[must_use]
+pub fn met(need: Need) -> bool {
+    judge(need, need.missing(), &std::env::var("NEXUS_REQUIRE").unwrap_or_default())
+}
+
+#[track_caller]
+fn judge(need: Need, missing: Option<String>, insist: &str) -> bool {
+    let Some(why) = missing else { return true };
+    assert!(!insists(insist, need), "NEXUS_REQUIRE insists on {}, but {why}", need.word());
+    eprintln!("SKIPPED: needs {} ({why})", need.word());
+    false
+}
+
+/// Ends the test here, aloud, unless the machine has all of the named [`Need`]s: `require!(Root, Bwrap);`.
+#[macro_export]
+macro_rules! require {
+    ($($need:ident),+ $(,)?) => {
+        $(
+            if !$crate::require::met($crate::require::Need::$need) {
+                return;
+            }
+        )+
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_names_needs_by_word() {
+        assert!(insists("userns,podman", Need::Podman));
+        assert!(insists("userns, PODMAN", Need::Podman));
+        assert!(insists("all", Need::Kvm));
+        assert!(!insists("userns,podman", Need::Bwrap));
+        assert!(!insists("", Need::Bwrap));
+        let words: std::collections::HashSet<&str> = Need::ALL.iter().map(|need| need.word()).collect();
+        assert_eq!(words.len(), Need::ALL.len());
+    }
+
+    #[test]
+    fn what_is_there_is_met_and_what_is_not_is_skipped() {
+        assert!(judge(Need::Kvm, None, "all"));
+        assert!(!judge(Need::Kvm, Some("not here".to_owned()), "bwrap"));
+        assert_eq!(runs("true", &[]), None);
+        assert!(runs("false", &[]).is_some_and(|why| why.starts_with("false: exit status: 1")));
+        assert!(runs("/nonexistent/program", &[]).is_some());
+    }
+
+    #[test]
+    #[should_panic(expected = "NEXUS_REQUIRE insists on kvm, but not here")]
+    fn what_is_insisted_on_fails() {
+        judge(Need::Kvm, Some("not here".to_owned()), "bwrap,kvm");
+    }
+
+    #[test]
+    fn the_macro_returns_early_only_when_something_is_missing() {
+        fn reached(reached: &mut bool) {
+            require!(Seccomp);
+            *reached = true;
+        }
+        let mut here = false;
+        reached(&mut here);
+        assert_eq!(here, Need::Seccomp.missing().is_none());
+    }
+}
