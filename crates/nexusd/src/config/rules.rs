@@ -1,0 +1,152 @@
+//! The rules across keys, and the settings that deserve a warning.
+
+use std::path::{Path, PathBuf};
+
+use conduits::{DriverKind, SandboxProfile};
+
+use super::problem::quoted;
+use super::read::Reader;
+use super::scalar::show_duration;
+use super::settings::{Config, Warning};
+use super::words::{Bridge, ContainerNetwork};
+use super::{Platform, Surroundings};
+
+/// Longest path of a Unix socket that every platform of ours takes: Linux has 108 bytes with the closing NUL,
+/// macOS 104 (`sun_path`, unix(7)).
+const MAX_SOCKET_PATH: usize = 104;
+
+/// Longest name of a socket in `bwrap.proxy_socket_dir`, in bytes. Who makes such a name keeps to it.
+pub const MAX_SOCKET_NAME: usize = 24;
+
+/// Folders that never appear in a sandbox, with all they hold: secrets, other people's files, the kernel's
+/// and the daemons' sockets, and what any local user can write.
+const SECRET_PLACES: &[&str] =
+    &["/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var", "/lost+found"];
+
+pub(super) fn check(
+    config: &Config,
+    reader: &mut Reader<'_>,
+    surroundings: &Surroundings<'_>,
+    warnings: &mut Vec<Warning>,
+) {
+    credentials(config, reader, warnings);
+    times(config, reader);
+    if surroundings.platform == Platform::Linux {
+        socket_dir(config, reader);
+        extra_paths(config, reader, surroundings);
+    }
+    counts(config, reader);
+    effects(config, warnings);
+}
+
+fn credentials(config: &Config, reader: &mut Reader<'_>, warnings: &mut Vec<Warning>) {
+    let tls = &config.tls;
+    match (&tls.client_cert_file, &tls.client_key_file) {
+        (Some(_), None) => reader.complain("tls.client_cert_file", "has no key beside it: set tls.client_key_file"),
+        (None, Some(_)) => {
+            reader.complain("tls.client_key_file", "has no certificate beside it: set tls.client_cert_file");
+        }
+        _ => {}
+    }
+    if tls.insecure_skip_verify {
+        warnings.push(Warning {
+            key: "tls.insecure_skip_verify",
+            text: "the mothership is not verified: whoever answers in its place can run commands here".to_owned(),
+        });
+    }
+    if tls.client_cert_file.is_some() && !config.server_url.is_tls() {
+        warnings.push(Warning {
+            key: "tls.client_cert_file",
+            text: "of no effect over http://: the territory is named by header alone".to_owned(),
+        });
+    }
+}
+
+fn times(config: &Config, reader: &mut Reader<'_>) {
+    let limits = &config.limits;
+    if limits.default_timeout > limits.max_timeout {
+        let (default, max) = (show_duration(limits.default_timeout), show_duration(limits.max_timeout));
+        let key =
+            if reader.is_named("limits.default_timeout") { "limits.default_timeout" } else { "limits.max_timeout" };
+        reader.complain(key, format!("default_timeout {default} is above max_timeout {max}"));
+    }
+}
+
+/// Too long a folder fails only when the first directive binds its socket: said at start-up instead.
+fn socket_dir(config: &Config, reader: &mut Reader<'_>) {
+    let dir = &config.bwrap.proxy_socket_dir;
+    let longest = dir.as_os_str().len() + 1 + MAX_SOCKET_NAME;
+    if longest > MAX_SOCKET_PATH {
+        let named = reader.is_named("bwrap.proxy_socket_dir");
+        let from = if named { "" } else { " (from work_dir)" };
+        let text = format!(
+            "socket path too long: {}{from} makes {longest} bytes, {MAX_SOCKET_PATH} is the most; set \
+             bwrap.proxy_socket_dir to a short folder such as /run/nexusd",
+            quoted(&dir.display().to_string()),
+        );
+        reader.complain_at(
+            reader.place_of(if named { "bwrap.proxy_socket_dir" } else { "work_dir" }),
+            "bwrap.proxy_socket_dir",
+            text,
+        );
+    }
+}
+
+/// The folders must hold tools, not secrets: neither a secret place, nor one in it, nor one around it, nor
+/// anything of the daemon's own.
+fn extra_paths(config: &Config, reader: &mut Reader<'_>, surroundings: &Surroundings<'_>) {
+    let mut secret: Vec<PathBuf> = SECRET_PLACES.iter().map(PathBuf::from).collect();
+    secret.push(config.work_dir.clone());
+    secret.push(config.bwrap.proxy_socket_dir.clone());
+    secret.extend(surroundings.home.clone());
+    let tls = &config.tls;
+    for file in [&tls.ca_file, &tls.client_cert_file, &tls.client_key_file].into_iter().flatten() {
+        secret.extend(file.parent().map(Path::to_path_buf));
+    }
+    for path in &config.bwrap.extra_ro_paths {
+        if let Some(place) = secret.iter().find(|place| path.starts_with(place) || place.starts_with(path)) {
+            let text = if path == Path::new("/") || place.starts_with(path) && place != path {
+                format!("{} holds {}, which no sandbox may see", quoted(&path.display().to_string()), place.display())
+            } else {
+                format!("{} lies in {}, which no sandbox may see", quoted(&path.display().to_string()), place.display())
+            };
+            reader.complain("bwrap.extra_ro_paths", text);
+        }
+    }
+}
+
+fn counts(config: &Config, reader: &mut Reader<'_>) {
+    if let Some(dir) = config.log_overflow.dir.to_str().filter(|dir| dir.split('/').next() != Some(".nexus")) {
+        let text = format!("{} is not beneath .nexus, which diffs and snapshots leave out", quoted(dir));
+        reader.complain("log_overflow.dir", text);
+    }
+    let claim = usize::from(config.poll.max_directives_to_claim);
+    if claim > config.max_concurrent_directives {
+        let text = format!(
+            "{claim} is above max_concurrent_directives {}: what is claimed must have a slot",
+            config.max_concurrent_directives
+        );
+        reader.complain("poll.max_directives_to_claim", text);
+    }
+}
+
+/// Settings that say something and do nothing.
+fn effects(config: &Config, warnings: &mut Vec<Warning>) {
+    let mut warn = |key: &'static str, text: &str| warnings.push(Warning { key, text: text.to_owned() });
+    let untrusted = config.supported_sandbox_profiles.contains(&SandboxProfile::Untrusted);
+    if !untrusted && config.untrusted_driver == DriverKind::Firecracker {
+        warn("untrusted_driver", "of no effect: supported_sandbox_profiles does not list untrusted");
+    }
+    if config.rootfs.auto && config.bwrap.rootfs_path.is_some() {
+        warn("rootfs.auto", "of no effect: bwrap.rootfs_path is the root");
+    }
+    if config.bwrap.bridge == Bridge::Builtin && config.bwrap.socat_path != Path::new("socat") {
+        warn("bwrap.socat_path", "of no effect: the bridge is builtin");
+    }
+    if config.supported_sandbox_profiles.contains(&SandboxProfile::Trusted)
+        && config.container.network == ContainerNetwork::Host
+    {
+        // The guide's soft constraint, said once where the operator reads it.
+        warn("container.network", "host: containers are asked to use the proxy, not made to; isolated makes them");
+    }
+}

@@ -1,0 +1,272 @@
+//! The daemon's life: engine, polling, the line of each directive, territory heartbeats, shutdown.
+//!
+//! ```text
+//! start ─▶ lock work_dir ─▶ engine ─▶ health ─▶ recover ─▶ poll … ─▶ signal ─▶ drain ─▶ flush ─▶ end
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use conduits::DirectiveId;
+use egress::EgressCounters;
+use sandbox::StopReason;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, info, info_span, warn};
+
+use crate::client::Mothership;
+use crate::config::Config;
+use crate::directive::report::{MothershipDesk, Reporter};
+use crate::directive::stop::{CANCEL_GRACE, StopSwitch};
+use crate::directive::{Order, SHIP_WITHIN, carry_out};
+use crate::engine::{Engine, EngineError, Surroundings};
+use crate::logs::LogCounters;
+use crate::observe::http::{self, Observed};
+use crate::observe::metrics::Metrics;
+use crate::observe::ready::ReadyFacts;
+use crate::outbox::{Outbox, OutboxError};
+use crate::poll::{Claimed, PollSettings, poll_until};
+use crate::signals::Signals;
+
+mod beat;
+mod recover;
+
+/// How long flushing may take after the last directive has ended.
+const FLUSH_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A second daemon.
+    #[error("another nexusd already works in {work_dir} (it holds {lock}); stop it or choose another work_dir", work_dir = work_dir.display(), lock = lock.display())]
+    SecondDaemon {
+        /// The folder.
+        work_dir: PathBuf,
+        /// The lock.
+        lock: PathBuf,
+    },
+    /// The lock cannot be taken.
+    #[error("cannot lock {lock}: {source}", lock = lock.display())]
+    Lock {
+        /// The lock.
+        lock: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// What every directive needs.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The outbox.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// The observability listener.
+    #[error(transparent)]
+    Observe(#[from] crate::observe::http::BindError),
+}
+
+/// What the daemon is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// What `main` read from the environment.
+    pub around: Surroundings,
+    /// The control plane.
+    pub mothership: Mothership,
+}
+
+/// A daemon at work.
+#[derive(Debug)]
+pub struct Daemon {
+    engine: Engine,
+    mothership: Mothership,
+    outbox: Outbox,
+    counters: Arc<LogCounters>,
+    metrics: Arc<Metrics>,
+    slots: Arc<Semaphore>,
+    running: Mutex<BTreeMap<DirectiveId, StopSwitch>>,
+    directives: TaskTracker,
+    /// Cancelled when nothing more is waited for.
+    give_up: CancellationToken,
+    /// True from the first signal on.
+    stopping: watch::Sender<bool>,
+    /// What readiness depends on.
+    facts: watch::Sender<ReadyFacts>,
+    /// When the mothership last answered, and when the daemon began.
+    began: Instant,
+    _lock: sys::lock::LockFile,
+}
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// It could not start; once it runs, nothing ends it but a signal.
+pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership)) -> Result<(), DaemonError> {
+    let lock = lock_work_dir(&start.config)?;
+    let egress = Arc::<EgressCounters>::default();
+    let log_counters = Arc::<LogCounters>::default();
+    let metrics = Arc::new(crate::engine::metrics(&egress));
+    let give_up = CancellationToken::new();
+    let opened = Outbox::open(start.config.state_dir().join("outbox"))?;
+    let engine = Engine::new(start.config, start.around, Arc::clone(&metrics), egress, &give_up).await?;
+    let slots = engine.config.max_concurrent_directives;
+    let heartbeat_interval = engine.config.territory_heartbeat.interval;
+    let daemon = Arc::new(Daemon {
+        engine,
+        mothership: start.mothership,
+        outbox: opened.outbox,
+        counters: log_counters,
+        metrics,
+        slots: Arc::new(Semaphore::new(slots)),
+        running: Mutex::default(),
+        directives: TaskTracker::new(),
+        give_up: give_up.clone(),
+        stopping: watch::Sender::new(false),
+        facts: watch::Sender::new(ReadyFacts {
+            drivers: Vec::new(),
+            last_contact: None,
+            heartbeat_interval,
+            shutting_down: false,
+        }),
+        began: Instant::now(),
+        _lock: lock,
+    });
+    let background = TaskTracker::new();
+    background.spawn(opened.task.run(give_up.clone()));
+    daemon.observe(&background)?;
+    daemon.engine.check_health().await;
+    recover::recover(&daemon, opened.leftovers, opened.set_aside).await;
+    background.spawn(beat::territory(Arc::clone(&daemon), give_up.clone()));
+    background.spawn(beat::health(Arc::clone(&daemon), give_up.clone()));
+    background.spawn(beat::facts(Arc::clone(&daemon), give_up.clone()));
+
+    let stop_polling = CancellationToken::new();
+    let polling = background.spawn(daemon.clone().poll(stop_polling.clone()));
+    crate::signals::notify_ready();
+    info!(server = %daemon.engine.config.server_url, slots, "nexusd is up");
+
+    signals.until_stop(|| reload(&daemon.mothership)).await;
+    daemon.stopping.send_replace(true);
+    daemon.publish(heartbeat_interval);
+    crate::signals::notify_stopping();
+    stop_polling.cancel();
+    if let Err(error) = polling.await {
+        warn!(%error, "polling ended badly");
+    }
+    daemon.drain(&mut signals).await;
+    give_up.cancel();
+    background.close();
+    daemon.engine.tasks.close();
+    let flushed = async { tokio::join!(background.wait(), daemon.engine.tasks.wait()) };
+    if tokio::time::timeout(FLUSH_WITHIN, flushed).await.is_err() {
+        warn!("some background work did not end in time; what is on disk is sent at the next start");
+    }
+    info!("nexusd is down");
+    Ok(())
+}
+
+impl Daemon {
+    /// Opens the observability listener, where it is wanted.
+    fn observe(self: &Arc<Self>, background: &TaskTracker) -> Result<(), DaemonError> {
+        let settings = &self.engine.config.observability;
+        if settings.enabled {
+            let listener = http::bind(&settings.listen_addr)?;
+            let observed = Observed { metrics: Arc::clone(&self.metrics), facts: self.facts.subscribe() };
+            background.spawn(http::serve(listener, observed, self.give_up.clone()));
+        }
+        Ok(())
+    }
+
+    /// Polls and spawns the line of each directive that comes.
+    async fn poll(self: Arc<Self>, stop: CancellationToken) {
+        let offer = || PollSettings {
+            profiles: self.engine.offered_profiles(),
+            max_claim: usize::from(self.engine.config.poll.max_directives_to_claim),
+            wait: self.engine.config.poll.long_poll_timeout,
+            backoff: self.engine.config.poll.retry_backoff,
+        };
+        poll_until(&self.mothership, &self.slots, &self.metrics, &stop, offer, |claimed| self.begin(claimed)).await;
+    }
+
+    /// Starts the line of one directive.
+    fn begin(self: &Arc<Self>, claimed: Claimed) {
+        let Claimed { lease, clock, slot } = claimed;
+        let switch = StopSwitch::default();
+        let id = lease.directive_id.clone();
+        {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            if running.contains_key(&id) {
+                warn!(directive = %id, "the server leased a directive that already runs here: the second lease is left to expire");
+                return;
+            }
+            running.insert(id.clone(), switch.clone());
+        }
+        let reporter = Reporter::Mothership(Box::new(MothershipDesk {
+            calls: self.mothership.directive(id.clone(), lease.directive_token),
+            lease: Arc::new(clock),
+            outbox: self.outbox.clone(),
+            counters: Arc::clone(&self.counters),
+            heartbeat: self.engine.config.heartbeat.interval,
+            give_up: self.give_up.clone(),
+            metrics: Arc::clone(&self.metrics),
+            running: watch::Sender::new(false),
+        }));
+        let order = Order { id: id.clone(), spec: lease.spec, folder: None, received: Instant::now() };
+        let daemon = Arc::clone(self);
+        let span = info_span!("directive", directive_id = %id);
+        let line = async move {
+            daemon.metrics.directives_in_flight.inc();
+            carry_out(&daemon.engine, order, &reporter, &switch).await;
+            daemon.metrics.directives_in_flight.dec();
+            daemon.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            drop(slot);
+        };
+        self.directives.spawn(line.instrument(span));
+    }
+
+    /// Waits for the running directives, at most `shutdown_timeout` and until a second signal; then cancels them.
+    async fn drain(&self, signals: &mut Signals) {
+        self.directives.close();
+        let waiting = self.directives.len();
+        if waiting > 0 {
+            info!(directives = waiting, "waiting for running directives");
+        }
+        let patience = async {
+            match self.engine.config.shutdown_timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.directives.wait() => return,
+            () = patience => warn!("shutdown_timeout is over: running directives are canceled"),
+            () = signals.again() => warn!("a second signal: running directives are canceled"),
+        }
+        for switch in self.running.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            switch.stop(StopReason::Shutdown);
+        }
+        let last = CANCEL_GRACE + SHIP_WITHIN;
+        tokio::select! {
+            () = self.directives.wait() => {}
+            () = tokio::time::sleep(last) => warn!("some directives did not end in time; their reports are sent at the next start"),
+        }
+    }
+
+    /// The directives that this daemon holds, for the territory's heartbeat.
+    fn held(&self) -> Vec<DirectiveId> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+}
+
+fn lock_work_dir(config: &Config) -> Result<sys::lock::LockFile, DaemonError> {
+    let state = config.state_dir();
+    let lock = state.join("nexusd.lock");
+    let fail = |source| DaemonError::Lock { lock: lock.clone(), source };
+    std::fs::create_dir_all(&state).map_err(fail)?;
+    sys::lock::LockFile::try_acquire(&lock)
+        .map_err(fail)?
+        .ok_or_else(|| DaemonError::SecondDaemon { work_dir: config.work_dir.clone(), lock: lock.clone() })
+}

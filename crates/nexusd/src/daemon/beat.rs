@@ -1,0 +1,194 @@
+//! What the daemon says of itself: territory heartbeats, driver health, readiness.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conduits::{Capacity, DriverHealth, RuntimeStatus, TerritoryHeartbeatAnswer, TerritoryHeartbeatRequest};
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::Daemon;
+use crate::observe::ready::ReadyFacts;
+
+/// The server may ask for heartbeats this often at most, and this seldom at least.
+const INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(300);
+
+/// How often a driver that works is asked again: the check runs a whole sandbox.
+const HEALTHY_CHECK: Duration = Duration::from_secs(300);
+
+/// How often a driver that does not work is asked again.
+const UNHEALTHY_CHECK: Duration = Duration::from_secs(15);
+
+/// How often readiness is looked at besides.
+const FACTS_EVERY: Duration = Duration::from_secs(5);
+
+/// Sends territory heartbeats until `stop`.
+pub(super) async fn territory(daemon: Arc<Daemon>, stop: CancellationToken) {
+    let mut interval = daemon.engine.config.territory_heartbeat.interval;
+    let mut warned_of_version = false;
+    loop {
+        match daemon.mothership.territory_heartbeat(&request(&daemon)).await {
+            Ok(answer) => {
+                interval = next_interval(&answer, daemon.engine.config.territory_heartbeat.interval);
+                if !warned_of_version && too_old(&answer) {
+                    warned_of_version = true;
+                    warn!(
+                        version = crate::VERSION,
+                        min_compatible = answer.min_compatible_version.as_deref().unwrap_or_default(),
+                        "this nexusd is older than the mothership is compatible with: upgrade it"
+                    );
+                }
+                if answer.upgrade_available == Some(true) {
+                    debug!(latest = answer.latest_version.as_deref().unwrap_or_default(), "a newer nexusd exists");
+                }
+            }
+            Err(error) => {
+                daemon.metrics.heartbeat_errors.inc();
+                warn!(%error, "the territory's heartbeat failed");
+            }
+        }
+        daemon.publish(interval);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
+
+/// Keeps the health of the drivers up to date until `stop`.
+pub(super) async fn health(daemon: Arc<Daemon>, stop: CancellationToken) {
+    let mut was_healthy = true;
+    loop {
+        let all_healthy = daemon.engine.health().values().all(|health| health.healthy);
+        if was_healthy != all_healthy {
+            info!(healthy = all_healthy, "the health of the drivers has changed");
+            was_healthy = all_healthy;
+        }
+        let wait = if all_healthy { HEALTHY_CHECK } else { UNHEALTHY_CHECK };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        daemon.engine.check_health().await;
+        daemon.publish(daemon.engine.config.territory_heartbeat.interval);
+    }
+}
+
+/// Keeps the metrics that are read elsewhere, and readiness, up to date until `stop`.
+pub(super) async fn facts(daemon: Arc<Daemon>, stop: CancellationToken) {
+    loop {
+        daemon.publish(daemon.engine.config.territory_heartbeat.interval);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(FACTS_EVERY) => {}
+        }
+    }
+}
+
+impl Daemon {
+    /// Shows what readiness depends on, as it is now.
+    pub(super) fn publish(&self, heartbeat_interval: Duration) {
+        let drivers = self
+            .engine
+            .health()
+            .into_iter()
+            .map(|(kind, health)| match health.healthy {
+                true => (kind, Ok(())),
+                false => (kind, Err(health.reason.unwrap_or_else(|| "its check failed".to_owned()))),
+            })
+            .collect();
+        self.facts.send_replace(ReadyFacts {
+            drivers,
+            last_contact: self.mothership.reach().last_success().map(tokio::time::Instant::into_std),
+            heartbeat_interval,
+            shutting_down: *self.stopping.borrow(),
+        });
+    }
+}
+
+fn request(daemon: &Daemon) -> TerritoryHeartbeatRequest {
+    let engine = &daemon.engine;
+    let held = daemon.held();
+    let count = u64::try_from(held.len()).unwrap_or(u64::MAX);
+    TerritoryHeartbeatRequest {
+        nexus_version: Some(crate::VERSION.to_owned()),
+        labels: engine.config.labels.clone(),
+        capacity: Capacity {
+            max_concurrent: u32::try_from(engine.config.max_concurrent_directives).ok(),
+            sandbox_health: engine
+                .health()
+                .into_iter()
+                .map(|(kind, health)| (kind.to_string(), driver_health(health)))
+                .collect(),
+            supported_profiles: engine.offered_profiles().iter().map(ToString::to_string).collect(),
+            untrusted_driver: Some(engine.config.untrusted_driver.to_string()),
+        },
+        capabilities: Vec::new(),
+        runtime_status: RuntimeStatus {
+            running_directives: count,
+            directive_ids: held,
+            uptime_seconds: daemon.began.elapsed().as_secs(),
+        },
+        running_directives_count: count,
+        telemetry: Map::new(),
+        instance_id: Some(engine.instance.clone()),
+    }
+}
+
+fn driver_health(health: sandbox::Health) -> DriverHealth {
+    let mut details: Map<String, Value> =
+        health.details.into_iter().map(|(name, value)| (name, value.into())).collect();
+    if !health.version.is_empty() {
+        details.insert("version".into(), health.version.into());
+    }
+    if let Some(reason) = health.reason {
+        details.insert("reason".into(), reason.into());
+    }
+    DriverHealth { healthy: health.healthy, details }
+}
+
+fn next_interval(answer: &TerritoryHeartbeatAnswer, configured: Duration) -> Duration {
+    match answer.next_heartbeat_interval_seconds {
+        Some(seconds) => Duration::from_secs(seconds).clamp(*INTERVAL.start(), *INTERVAL.end()),
+        None => configured,
+    }
+}
+
+/// Versions that are not three numbers say nothing.
+fn too_old(answer: &TerritoryHeartbeatAnswer) -> bool {
+    let numbers = |version: &str| -> Option<Vec<u64>> {
+        let plain = version.trim_start_matches('v').split(['-', '+']).next().unwrap_or_default();
+        plain.split('.').map(|part| part.parse().ok()).collect()
+    };
+    match (answer.min_compatible_version.as_deref().and_then(numbers), numbers(crate::VERSION)) {
+        (Some(min), Some(own)) => own < min,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_interval_is_obeyed_within_bounds() {
+        let configured = Duration::from_secs(30);
+        let ask = |seconds| TerritoryHeartbeatAnswer { next_heartbeat_interval_seconds: seconds, ..Default::default() };
+        for (asked, expected) in [(None, 30), (Some(60), 60), (Some(0), 5), (Some(1), 5), (Some(86_400), 300)] {
+            assert_eq!(next_interval(&ask(asked), configured), Duration::from_secs(expected), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        let min =
+            |text: &str| TerritoryHeartbeatAnswer { min_compatible_version: Some(text.into()), ..Default::default() };
+        for (version, expected) in
+            [("0.0.9", false), ("999.0.0", true), ("v999.1.0-rc1", true), ("nonsense", false), ("", false)]
+        {
+            assert_eq!(too_old(&min(version)), expected, "{version:?}");
+        }
+        assert!(!too_old(&min(crate::VERSION)));
+    }
+}

@@ -1,0 +1,314 @@
+//! One directive, from its lease to its report, in a straight line:
+//!
+//! ```text
+//! admit ─▶ occupy ─▶ started ─▶ prepare ─▶ launch ─▶ release ─▶ wait ─▶ collect ─▶ ship ─▶ finished
+//!   │         │         │          │          │                   ▲        (the sandbox is set up while
+//!   └─────────┴─────────┴──────────┴──────────┴── Ended ──────────┘         `started` is in flight)
+//! ```
+//!
+//! Every way out becomes one [`Ended`], and [`carry_out`] reports it in one place. Beside the line run the
+//! heartbeats ([`keep`]), the shipping of the log ([`crate::logs`]) and the egress proxy ([`network`]).
+//! `nexusd run` goes down the same line with another [`Reporter`].
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use conduits::{DirectiveId, DirectiveSpec, LogStream, SandboxProfile};
+use jiff::Timestamp;
+use sandbox::{CommandLine, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace};
+use serde_json::Value;
+use tracing::info;
+
+pub mod admit;
+mod artifacts;
+pub mod collect;
+pub mod ended;
+mod environment;
+pub mod fs_access;
+pub mod git;
+pub mod keep;
+pub mod lease;
+pub mod network;
+pub mod prepare;
+pub mod report;
+pub mod stop;
+mod summary;
+
+use admit::Admitted;
+use ended::Ended;
+use network::Network;
+use report::{Begun, Reporter};
+use stop::StopSwitch;
+
+use crate::engine::{Engine, driver};
+use crate::facility::Occupied;
+use crate::logs::Logs;
+
+/// How long output is still read after the command has ended: only the host driver can leave somebody behind who
+/// holds the pipe.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the end is held back for chunks that the mothership has not acknowledged while it answers.
+pub const SHIP_WITHIN: Duration = Duration::from_secs(60);
+
+/// A directive as it was handed over.
+#[derive(Debug)]
+pub struct Order {
+    /// Which one.
+    pub id: DirectiveId,
+    /// Its specification as it came, not yet read: a bad one becomes a refusal.
+    pub spec: Value,
+    /// Works in this folder instead of a facility's (`nexusd run --facility`).
+    pub folder: Option<PathBuf>,
+    /// When it was handed over.
+    pub received: Instant,
+}
+
+/// Where the time of a directive went.
+#[derive(Debug, Default, Clone, Copy)]
+struct Times {
+    start: Duration,
+    run: Duration,
+    ship: Duration,
+}
+
+/// Carries one directive to its end and reports it. Never fails: whatever happens is in the report.
+pub async fn carry_out(engine: &Engine, order: Order, reporter: &Reporter, stop: &StopSwitch) {
+    let mut times = Times::default();
+    let line = async {
+        match place(engine, &order, stop).await {
+            Ok((admitted, occupied)) => {
+                let logs = reporter.open_logs(engine, &order.id, Some((&admitted, &occupied)));
+                let ended = run(engine, &order, &admitted, &occupied, reporter, &logs, stop, &mut times).await;
+                let profile = admitted.spec.sandbox_profile;
+                // The facility stays occupied until the end is reported.
+                report(engine, &order, profile, ended, reporter, &logs, stop, times).await;
+            }
+            Err(unplaced) => {
+                let logs = reporter.open_logs(engine, &order.id, None);
+                let ended = unplaced.end(reporter, &logs, stop).await;
+                report(engine, &order, SandboxProfile::Untrusted, ended, reporter, &logs, stop, times).await;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = line => {}
+        // Heartbeats go on until the report is made; losing the lease turns the switch, which ends the line.
+        never = reporter.keep(stop) => match never {},
+    }
+}
+
+/// A directive that never got as far as a sandbox.
+enum Unplaced {
+    Refused { ended_by: &'static str, why: String },
+    Stopped(StopReason),
+}
+
+impl Unplaced {
+    async fn end(self, reporter: &Reporter, logs: &Logs, stop: &StopSwitch) -> Ended {
+        match self {
+            Self::Refused { ended_by, why } => refuse(reporter, logs, stop, ended_by, &why).await,
+            Self::Stopped(reason) => Ended::stopped_before_the_run(reason),
+        }
+    }
+}
+
+/// Admits the directive and takes its facility.
+async fn place(engine: &Engine, order: &Order, stop: &StopSwitch) -> Result<(Admitted, Occupied), Unplaced> {
+    let refused = |ended_by, why: &dyn std::fmt::Display| Unplaced::Refused { ended_by, why: why.to_string() };
+    let spec = DirectiveSpec::from_value(&order.spec).map_err(|error| refused("refused", &error))?;
+    let admitted = admit::admit(spec, &engine.facts()).map_err(|refusal| refused("refused", &refusal))?;
+    if let Some(folder) = &order.folder {
+        return Ok((admitted, Occupied::folder(folder).map_err(|error| refused("facility", &error))?));
+    }
+    tokio::select! {
+        biased;
+        occupied = engine.facilities.occupy(&admitted.spec.facility.id, admitted.spec.sandbox_profile) => {
+            Ok((admitted, occupied.map_err(|error| refused("facility", &error))?))
+        }
+        reason = stop.stopped() => Err(Unplaced::Stopped(reason)),
+    }
+}
+
+/// Everything between admission and the end of the command.
+#[expect(clippy::too_many_arguments, reason = "the line is where everything comes together")]
+async fn run(
+    engine: &Engine,
+    order: &Order,
+    admitted: &Admitted,
+    occupied: &Occupied,
+    reporter: &Reporter,
+    logs: &Logs,
+    stop: &StopSwitch,
+    times: &mut Times,
+) -> Ended {
+    let mut begun = None;
+    if prepare::needed(admitted, occupied) {
+        // The clone works in the folder that the sandbox is going to mount: nothing can be set up beside it.
+        match reporter.started(summary::before_launch(engine, admitted), stop).await {
+            Begun::Go => begun = Some(Begun::Go),
+            Begun::Stopped(reason) => return Ended::stopped_before_the_run(reason),
+        }
+        if let Err(error) = prepare::prepare(engine, &order.id, admitted, occupied, logs, stop).await {
+            logs.notice(LogStream::Stderr, &format!("[prepare] failed: {error}")).await;
+            return match stop.reason() {
+                Some(reason) => Ended::stopped_before_the_run(reason),
+                None => Ended::before_the_run("prepare"),
+            };
+        }
+    }
+    let before = collect::snapshot_before(engine, &order.id, admitted, occupied, stop).await;
+
+    let (mut handle, network) = match launch(engine, order, admitted, occupied, logs).await {
+        Ok(launched) => launched,
+        Err(error) if begun.is_some() => return failed(logs, "engine", error.as_ref()).await,
+        Err(error) => return refuse(reporter, logs, stop, "engine", error.as_ref()).await,
+    };
+    let summary = summary::of_launched(engine, admitted, handle.layers());
+    let started = async {
+        match begun {
+            Some(begun) => begun,
+            None => reporter.started(summary, stop).await,
+        }
+    };
+    let (begun, ready) = tokio::join!(started, handle.ready());
+    match (begun, ready) {
+        (Begun::Stopped(reason), _) => {
+            handle.abandon();
+            network.close().await;
+            return Ended::stopped_before_the_run(reason);
+        }
+        (Begun::Go, Err(error)) => {
+            network.close().await;
+            return failed(logs, "engine", &error).await;
+        }
+        (Begun::Go, Ok(())) => {}
+    }
+    times.start = order.received.elapsed();
+    engine.metrics.directive_started(admitted.driver, times.start);
+
+    let exit = match handle.release() {
+        Ok(()) => handle.wait(stop.watch()).await,
+        Err(error) => {
+            network.close().await;
+            return failed(logs, "engine", &error).await;
+        }
+    };
+    times.run = exit.usage.wall;
+    explain(logs, admitted, &exit).await;
+    if !logs.end_of_output(DRAIN).await.complete {
+        logs.notice(
+            LogStream::Stderr,
+            "[nexusd] a process that the command left behind still holds its output: not waited for",
+        )
+        .await;
+    }
+    let egress = network.close().await;
+    let mut ended = Ended::after_the_run(&exit, egress);
+    ended.collected = collect::collect(engine, &order.id, admitted, occupied, before, logs).await;
+    ended
+}
+
+/// Puts the run together and starts its sandbox; the command waits for its release.
+async fn launch(
+    engine: &Engine,
+    order: &Order,
+    admitted: &Admitted,
+    occupied: &Occupied,
+    logs: &Logs,
+) -> Result<(RunHandle, Network), Box<dyn std::error::Error + Send + Sync>> {
+    let spec = &admitted.spec;
+    let (network, path) = Network::open(engine, &order.id, admitted, logs)?;
+    let run = PreparedRun {
+        name: RunName::parse(order.id.as_str())?,
+        command: CommandLine::new(&spec.shell, spec.command.as_bytes())?,
+        cwd: admitted.cwd.clone(),
+        environment: environment::of(engine, &order.id, admitted, occupied)?,
+        workspace: Workspace { host_dir: occupied.path.clone(), access: admitted.access.clone() },
+        network: path,
+        limits: admitted.limits,
+        stdout: logs.pipe(LogStream::Stdout)?,
+        stderr: logs.pipe(LogStream::Stderr)?,
+        timeout: admitted.timeout,
+    };
+    let handle = engine.drivers.launch(driver(admitted.driver), run).await?;
+    Ok((handle, network))
+}
+
+/// Refused before the run: `started`, a line on stderr that says why, and the end.
+async fn refuse(
+    reporter: &Reporter,
+    logs: &Logs,
+    stop: &StopSwitch,
+    ended_by: &'static str,
+    why: &(dyn std::fmt::Display + Sync),
+) -> Ended {
+    if let Begun::Stopped(reason) = reporter.started(summary::of_refused(), stop).await {
+        return Ended::stopped_before_the_run(reason);
+    }
+    failed(logs, ended_by, why).await
+}
+
+/// Failed after `started` was accepted: the line and the end.
+async fn failed(logs: &Logs, ended_by: &'static str, why: &(dyn std::fmt::Display + Sync)) -> Ended {
+    logs.notice(LogStream::Stderr, &format!("[nexusd] {why}")).await;
+    Ended::before_the_run(ended_by)
+}
+
+/// Says on stderr what the exit code alone does not.
+async fn explain(logs: &Logs, admitted: &Admitted, exit: &Exit) {
+    use sandbox::EndedBy;
+    let line = match &exit.ended {
+        EndedBy::Exited | EndedBy::Signal(_) => None,
+        EndedBy::TimedOut => Some(format!("ended by its timeout of {} s", admitted.timeout.as_secs_f64())),
+        EndedBy::OutOfMemory => Some("ended by its memory limit".to_owned()),
+        EndedBy::Engine(why) => Some(format!("the sandbox failed: {why}")),
+        EndedBy::Stopped(StopReason::Cancel) => Some("canceled".to_owned()),
+        EndedBy::Stopped(StopReason::Shutdown) => Some("canceled: nexusd shuts down".to_owned()),
+        EndedBy::Stopped(StopReason::LeaseLost) => Some("killed: the lease is lost".to_owned()),
+        EndedBy::Stopped(StopReason::DiskFull) => Some("ended: the disk is full".to_owned()),
+    };
+    for line in line.iter().chain(&exit.note) {
+        logs.notice(LogStream::Stderr, &format!("[nexusd] {line}")).await;
+    }
+}
+
+/// Ships what is left of the log and hands the end over, in this order.
+#[expect(clippy::too_many_arguments, reason = "the end of the line is where everything comes together")]
+async fn report(
+    engine: &Engine,
+    order: &Order,
+    profile: SandboxProfile,
+    ended: Ended,
+    reporter: &Reporter,
+    logs: &Logs,
+    stop: &StopSwitch,
+    mut times: Times,
+) {
+    let ended_at = Instant::now();
+    let log = logs.shipped(SHIP_WITHIN).await;
+    let (status, exit_code, ended_by) = (ended.status, ended.exit_code, ended.ended_by);
+    let finished = ended.into_report(&log, Timestamp::now());
+    reporter.finished(finished, stop).await;
+    times.ship = ended_at.elapsed();
+    engine.metrics.directive_ended(status, engine.config.driver_of(profile), profile, order.received.elapsed());
+    info!(
+        directive = %order.id,
+        profile = profile.as_str(),
+        status = status.as_str(),
+        exit_code,
+        ended_by = ended_by.unwrap_or("exit"),
+        start_ms = millis(times.start),
+        run_ms = millis(times.run),
+        ship_ms = millis(times.ship),
+        total_ms = millis(order.received.elapsed()),
+        stdout_bytes = log.stream(LogStream::Stdout).seen,
+        stderr_bytes = log.stream(LogStream::Stderr).seen,
+        "directive ended"
+    );
+}
+
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}

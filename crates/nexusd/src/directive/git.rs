@@ -1,0 +1,193 @@
+//! Git, never on the host: its configuration executes commands, and a sandbox could have written it.
+//!
+//! Every step runs a script of ours in a fresh bwrap sandbox over the facility, with the host's `/usr`, under the
+//! facility's uid, whatever the directive's own profile is. What the script prints is read with a bound.
+
+use std::path::Path;
+use std::time::Duration;
+
+use conduits::DirectiveId;
+use sandbox::{
+    BaseEnvironment, CommandLine, Driver, Environment, Exit, Limits, NetworkPath, PreparedRun, ProxyVariables, RunName,
+    Stop, Workspace, WorkspaceAccess, WorkspaceCwd,
+};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use crate::engine::Engine;
+
+/// The most of a step's messages that is kept, in bytes.
+const MESSAGES_KEPT: usize = 16 * 1024;
+
+/// One step: a script, and what it may reach.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// Short, for the sandbox's name.
+    pub name: &'static str,
+    /// Run by `/bin/sh -c` in the workspace.
+    pub script: &'a str,
+    /// Values for the script; they reach it as data.
+    pub variables: &'a [(&'a str, &'a str)],
+    /// The folder on the host that is `/workspace`.
+    pub folder: &'a Path,
+    /// The way to the network.
+    pub network: NetworkPath,
+    /// The longest it may take.
+    pub timeout: Duration,
+    /// The most of its standard output that is kept: half from its beginning, half from its end.
+    pub keep: usize,
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub struct StepEnd {
+    /// How it ended.
+    pub exit: Exit,
+    /// Its standard output, within the bound.
+    pub output: Kept,
+    /// The end of its standard error.
+    pub messages: String,
+}
+
+/// Why a step could not be run at all.
+#[derive(Debug, thiserror::Error)]
+#[error("git cannot be run in a sandbox here: {0}")]
+pub struct StepError(String);
+
+/// Runs one step to its end.
+///
+/// # Errors
+/// The sandbox could not be started; a script that fails is no error but a [`StepEnd`].
+pub async fn run(
+    engine: &Engine,
+    id: &DirectiveId,
+    step: Step<'_>,
+    stop: watch::Receiver<Option<Stop>>,
+) -> Result<StepEnd, StepError> {
+    let fail = |error: &dyn std::fmt::Display| StepError(error.to_string());
+    let out = sys::pipe::pipe().map_err(|error| fail(&error))?;
+    let err = sys::pipe::pipe().map_err(|error| fail(&error))?;
+    let run = PreparedRun {
+        // A run's name has at most 128 characters, as an id has: a digest keeps both within it.
+        name: RunName::parse(&format!("{}-{}", step.name, uuid::Uuid::now_v7().simple()))
+            .map_err(|error| fail(&error))?,
+        command: CommandLine::new("/bin/sh", step.script).map_err(|error| fail(&error))?,
+        cwd: WorkspaceCwd::default(),
+        environment: environment(id, &step).map_err(|error| fail(&error))?,
+        workspace: Workspace { host_dir: step.folder.to_owned(), access: WorkspaceAccess::ReadWrite },
+        network: step.network,
+        limits: Limits::default(),
+        stdout: out.write,
+        stderr: err.write,
+        timeout: step.timeout,
+    };
+    let mut handle = engine.git_drivers().launch(Driver::Bwrap, run).await.map_err(|error| fail(&error))?;
+    handle.ready().await.map_err(|error| fail(&error))?;
+    handle.release().map_err(|error| fail(&error))?;
+    let (exit, output, messages) =
+        tokio::join!(handle.wait(stop), read_kept(out.read, step.keep), read_kept(err.read, MESSAGES_KEPT),);
+    let messages = String::from_utf8_lossy(&messages.map_err(|error| fail(&error))?.bytes()).into_owned();
+    Ok(StepEnd { exit, output: output.map_err(|error| fail(&error))?, messages })
+}
+
+fn environment(id: &DirectiveId, step: &Step<'_>) -> Result<Environment, sandbox::EnvironmentError> {
+    let mut environment = Environment::base(&BaseEnvironment {
+        directive_id: id.as_str(),
+        facility_id: "",
+        territory_id: "",
+        profile: "untrusted",
+        workspace: "/workspace",
+        // The facility's own files must not configure the git that looks at it more than its repository does.
+        home: "/tmp",
+        private_tmp: true,
+        proxy: match step.network {
+            NetworkPath::Proxied(_) => ProxyVariables::Sandbox,
+            NetworkPath::Isolated | NetworkPath::HostNetwork => ProxyVariables::None,
+        },
+    })?;
+    let fixed = [
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+        ("GIT_TERMINAL_PROMPT", "0"),
+        ("GIT_ALLOW_PROTOCOL", "https:http:ssh:git"),
+        ("GIT_OPTIONAL_LOCKS", "0"),
+    ];
+    for (name, value) in fixed.iter().chain(step.variables) {
+        environment.set(name, value)?;
+    }
+    Ok(environment)
+}
+
+/// The beginning and the end of a stream, and how much was left out between.
+#[derive(Debug, Default)]
+pub struct Kept {
+    head: Vec<u8>,
+    tail: std::collections::VecDeque<u8>,
+    cut: u64,
+}
+
+impl Kept {
+    fn push(&mut self, bytes: &[u8], keep: usize) {
+        let room = (keep / 2).saturating_sub(self.head.len()).min(bytes.len());
+        self.head.extend_from_slice(&bytes[..room]);
+        self.tail.extend(&bytes[room..]);
+        let over = self.tail.len().saturating_sub(keep - keep / 2);
+        self.tail.drain(..over);
+        self.cut += u64::try_from(over).unwrap_or(u64::MAX);
+    }
+
+    /// Whether something was left out.
+    pub fn truncated(&self) -> bool {
+        self.cut > 0
+    }
+
+    /// Everything kept, with a line between that says what is missing.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut all = self.head.clone();
+        if self.cut > 0 {
+            all.extend_from_slice(format!("\n[... {} bytes truncated ...]\n", self.cut).as_bytes());
+        }
+        let (front, back) = self.tail.as_slices();
+        all.extend_from_slice(front);
+        all.extend_from_slice(back);
+        all
+    }
+}
+
+async fn read_kept(read: std::os::fd::OwnedFd, keep: usize) -> std::io::Result<Kept> {
+    rustix::io::ioctl_fionbio(&read, true)?;
+    let mut pipe = pipe::Receiver::from_owned_fd(read)?;
+    let mut kept = Kept::default();
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        match pipe.read(&mut buffer).await? {
+            0 => return Ok(kept),
+            n => kept.push(&buffer[..n], keep),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_and_tail_are_kept() {
+        let mut kept = Kept::default();
+        for piece in [&b"abc"[..], b"defgh", b"ij"] {
+            kept.push(piece, 6);
+        }
+        assert_eq!(kept.bytes(), b"abc\n[... 4 bytes truncated ...]\nhij");
+        assert!(kept.truncated());
+        let mut whole = Kept::default();
+        whole.push(b"abcdef", 6);
+        assert_eq!((whole.bytes(), whole.truncated()), (b"abcdef".to_vec(), false));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_stream_without_room() {
+        let mut kept = Kept::default();
+        kept.push(b"abc", 0);
+        assert_eq!(kept.bytes(), b"\n[... 3 bytes truncated ...]\n");
+    }
+}

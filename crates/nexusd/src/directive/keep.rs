@@ -1,0 +1,81 @@
+//! Keeping the lease while a directive runs: heartbeats that renew lease and token and bring the cancel.
+
+use std::time::Duration;
+
+use conduits::DirectiveHeartbeatRequest;
+use jiff::Timestamp;
+use sandbox::StopReason;
+use serde_json::Map;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, warn};
+
+use super::lease::{BootTime, Lease};
+use super::stop::StopSwitch;
+use crate::client::DirectiveCalls;
+use crate::observe::metrics::Metrics;
+
+/// A directive that is over sooner than this costs no heartbeat at all.
+const FIRST_HEARTBEAT_AFTER: Duration = Duration::from_millis(100);
+
+/// How long to wait after a heartbeat that failed for a passing reason.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Sends heartbeats until the lease is lost or the future dropped; turns `stop` on a cancel and on the loss.
+pub async fn keep_lease(
+    calls: &DirectiveCalls,
+    lease: &Lease,
+    interval: Duration,
+    stop: &StopSwitch,
+    metrics: &Metrics,
+) {
+    // The answer is held for at most a third of the lease, so that two lost ones still leave time.
+    let hold = interval.min(lease.ttl() / 3);
+    sleep(FIRST_HEARTBEAT_AFTER).await;
+    loop {
+        let sent = (Instant::now(), BootTime::now());
+        let request =
+            DirectiveHeartbeatRequest { progress: Map::new(), last_output_seq: None, now: Some(Timestamp::now()) };
+        match calls.heartbeat(&request, Some(hold)).await {
+            Ok(held) => {
+                let answer = held.answer;
+                if answer.lease_renewed {
+                    lease.renew(sent.1);
+                }
+                if answer.cancel_requested {
+                    stop.stop(StopReason::Cancel);
+                }
+                // A server that held the answer is asked again at once; one that did not, at the interval.
+                sleep_until(next_beat(sent.0, hold, held.wait_applied && !answer.cancel_requested)).await;
+            }
+            Err(error) if error.ends_the_lease() => {
+                warn!(%error, "the lease is lost: the run is killed");
+                stop.stop(StopReason::LeaseLost);
+                return;
+            }
+            Err(error) => {
+                metrics.heartbeat_errors.inc();
+                debug!(%error, "a heartbeat failed");
+                sleep(AFTER_FAILURE.min(hold)).await;
+            }
+        }
+    }
+}
+
+/// After an answer that was held the next call goes out at once; after a cancel nothing more can come of asking.
+fn next_beat(sent: Instant, hold: Duration, at_once: bool) -> Instant {
+    if at_once { sent } else { sent + hold }
+}
+
+/// Without an accepted heartbeat for the lease's whole time somebody else may have been given the directive.
+pub async fn expire(lease: &Lease, stop: &StopSwitch) {
+    loop {
+        let left = lease.left(BootTime::now());
+        if left.is_zero() {
+            warn!("no heartbeat was accepted for the lease's time: the run is killed");
+            stop.stop(StopReason::LeaseLost);
+            return;
+        }
+        // Re-read at least every second: the timer's clock stands still while the machine sleeps.
+        sleep(left.min(Duration::from_secs(1))).await;
+    }
+}

@@ -1,0 +1,195 @@
+//! Whom a directive is reported to: the mothership, or the terminal of `nexusd run`. The line is the same.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use conduits::{DirectiveId, FinishedRequest, StartedRequest};
+use sandbox::StopReason;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::admit::Admitted;
+use super::keep::{expire, keep_lease};
+use super::lease::Lease;
+use super::stop::StopSwitch;
+use crate::client::DirectiveCalls;
+use crate::engine::Engine;
+use crate::facility::Occupied;
+use crate::logs::{LogCounters, LogSettings, Logs, Overflow};
+use crate::observe::metrics::Metrics;
+use crate::outbox::{Delivered, Outbox, Report};
+
+/// How long a daemon that shuts down still waits for the answer to a report; it is on disk by then.
+const ANSWER_AT_SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// Whether the run may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// `started` was accepted.
+    Go,
+    /// It was not, or the directive was stopped meanwhile.
+    Stopped(StopReason),
+}
+
+/// Whom to report to.
+#[derive(Debug)]
+pub enum Reporter {
+    /// The control plane.
+    Mothership(Box<MothershipDesk>),
+    /// The terminal.
+    Terminal(TerminalDesk),
+}
+
+/// The reports of one leased directive.
+#[derive(Debug)]
+pub struct MothershipDesk {
+    /// The calls, with the lease's token.
+    pub calls: DirectiveCalls,
+    /// The lease.
+    pub lease: Arc<Lease>,
+    /// Where reports become durable.
+    pub outbox: Outbox,
+    /// Counts of all logs.
+    pub counters: Arc<LogCounters>,
+    /// `heartbeat.interval`.
+    pub heartbeat: Duration,
+    /// Cancelled when the daemon stops waiting for what is not delivered.
+    pub give_up: CancellationToken,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// True once `started` was accepted: heartbeats are welcome from then on.
+    pub running: watch::Sender<bool>,
+}
+
+/// The reports of `nexusd run`.
+#[derive(Debug)]
+pub struct TerminalDesk {
+    logs: Logs,
+    end: Mutex<Option<FinishedRequest>>,
+}
+
+impl TerminalDesk {
+    /// Reports of a run whose output goes to `logs`.
+    pub fn new(logs: Logs) -> Self {
+        Self { logs, end: Mutex::new(None) }
+    }
+
+    /// The end, once there is one.
+    pub fn into_end(self) -> Option<FinishedRequest> {
+        self.end.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reporter {
+    /// Where the directive's output goes. `placed` is what a run that was admitted has; a refusal has no facility.
+    pub fn open_logs(&self, engine: &Engine, id: &DirectiveId, placed: Option<(&Admitted, &Occupied)>) -> Logs {
+        let desk = match self {
+            Self::Terminal(desk) => return desk.logs.clone(),
+            Self::Mothership(desk) => desk,
+        };
+        let config = &engine.config;
+        let spec = placed.map(|(admitted, _)| &admitted.spec);
+        let asked = spec.and_then(|spec| spec.limits.max_output_bytes);
+        let settings = LogSettings {
+            max_output_bytes: asked.map_or(config.log.max_output_bytes, |asked| asked.min(config.log.max_output_bytes)),
+            chunk_bytes: config.log.chunk_bytes,
+            flush_interval: config.log.flush_interval,
+            spool_root: config.state_dir().join("spool"),
+            overflow: placed.filter(|_| config.log_overflow.enabled).and_then(|(_, occupied)| match occupied.open() {
+                Ok(facility) => Some(Overflow {
+                    facility,
+                    dir: config.log_overflow.dir.to_string_lossy().into_owned(),
+                    max_bytes_per_stream: config.log_overflow.max_bytes_per_stream,
+                    owner: Some((occupied.owner.uid, occupied.owner.gid)),
+                }),
+                Err(error) => {
+                    warn!(directive = %id, %error, "output beyond the limit will not be kept in the facility");
+                    None
+                }
+            }),
+            secrets: spec
+                .and_then(|spec| spec.facility.repo_url.as_ref())
+                .map(conduits::RepoUrl::secrets)
+                .unwrap_or_default(),
+            counters: Arc::clone(&desk.counters),
+        };
+        Logs::to_mothership(desk.calls.clone(), settings, &engine.tasks, desk.give_up.clone())
+    }
+
+    /// Says that the directive is about to run, and whether it may.
+    pub async fn started(&self, request: StartedRequest, stop: &StopSwitch) -> Begun {
+        let desk = match self {
+            Self::Terminal(_) => return stop.reason().map_or(Begun::Go, Begun::Stopped),
+            Self::Mothership(desk) => desk,
+        };
+        let delivered = tokio::select! {
+            biased;
+            delivered = desk.outbox.deliver(&desk.calls, Report::Started(request)) => delivered,
+            reason = stop.stopped() => return Begun::Stopped(reason),
+        };
+        match delivered {
+            Ok(Delivered::Started(answer)) => {
+                desk.running.send_replace(true);
+                if answer.cancel_requested {
+                    stop.stop(StopReason::Cancel);
+                }
+            }
+            Ok(Delivered::Refused(error)) => {
+                warn!(directive = %desk.calls.id(), %error, "the mothership refused the start: the directive is left alone");
+                stop.stop(StopReason::LeaseLost);
+            }
+            Ok(Delivered::Finished(_) | Delivered::Kept) => stop.stop(StopReason::Shutdown),
+            Err(error) => {
+                warn!(directive = %desk.calls.id(), %error, "the start could not be made durable");
+                stop.stop(StopReason::DiskFull);
+            }
+        }
+        stop.reason().map_or(Begun::Go, Begun::Stopped)
+    }
+
+    /// Keeps the lease until it is dropped; turns `stop` when it is lost or a cancel is asked for.
+    pub async fn keep(&self, stop: &StopSwitch) -> Infallible {
+        if let Self::Mothership(desk) = self {
+            let mut running = desk.running.subscribe();
+            let beats = async {
+                if running.wait_for(|running| *running).await.is_ok() {
+                    keep_lease(&desk.calls, &desk.lease, desk.heartbeat, stop, &desk.metrics).await;
+                }
+            };
+            tokio::join!(beats, expire(&desk.lease, stop));
+        }
+        std::future::pending().await
+    }
+
+    /// Hands over the end. It is durable before it is sent, and goes on being sent after this returns where it must.
+    pub async fn finished(&self, request: FinishedRequest, stop: &StopSwitch) {
+        let desk = match self {
+            Self::Terminal(desk) => {
+                *desk.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+                return;
+            }
+            Self::Mothership(desk) => desk,
+        };
+        let id = desk.calls.id();
+        if stop.reason() == Some(StopReason::LeaseLost) {
+            info!(directive = %id, status = request.status.as_str(), "not reported: the lease is lost");
+            return;
+        }
+        let delivered = tokio::select! {
+            delivered = desk.outbox.deliver(&desk.calls, Report::Finished(Box::new(request))) => delivered,
+            () = async { desk.give_up.cancelled().await; tokio::time::sleep(ANSWER_AT_SHUTDOWN).await } => Ok(Delivered::Kept),
+        };
+        match delivered {
+            Ok(Delivered::Finished(_)) => {}
+            Ok(Delivered::Refused(error)) => {
+                warn!(directive = %id, %error, "the mothership refused the end of a directive")
+            }
+            Ok(Delivered::Started(_) | Delivered::Kept) => {
+                info!(directive = %id, "the end is kept and will be sent again")
+            }
+            Err(error) => warn!(directive = %id, %error, "the end could not be made durable and was not sent"),
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Facts to rows: pure. The guide's rows come first, in its order and words.
+
+use conduits::{DriverKind, SandboxProfile};
+
+use super::credentials::Credentials;
+use super::facts::{Container, Facts};
+use super::is_built;
+use super::mothership::Contact;
+use super::programs::Ran;
+use super::report::Row;
+use crate::config::{Bridge, ContainerRuntime, Platform};
+
+/// A certificate that ends within this many seconds is worth a warning: renewal should have replaced it.
+const EXPIRES_SOON: i64 = 5 * 86_400;
+
+/// Seconds of clock skew that are worth a warning, and that break five-minute tokens.
+const SKEW_WARN: i64 = 30;
+const SKEW_FAIL: i64 = 240;
+
+/// Every row for the facts' platform.
+pub(super) fn rows(facts: &Facts) -> Vec<Row> {
+    if facts.platform == Platform::Macos {
+        return vec![
+            git(facts),
+            found("osascript", &facts.osascript),
+            found("shortcuts", &facts.shortcuts),
+            Row::skip("bwrap", "not applicable on macOS"),
+            Row::skip("socat", "not applicable on macOS"),
+        ];
+    }
+    vec![
+        git(facts),
+        bwrap(facts),
+        socat(facts),
+        engine(facts),
+        user_namespaces(facts),
+        apparmor(facts),
+        bwrap_functional(facts),
+        container_functional(facts),
+        cgroups(facts),
+        seccomp(facts),
+        landlock(facts),
+        rootfs(facts),
+        disk(facts),
+        config(facts),
+        tls(facts),
+        mothership(facts),
+    ]
+}
+
+fn git(facts: &Facts) -> Row {
+    let mend = match facts.platform {
+        Platform::Linux => "sudo apt install -y git",
+        Platform::Macos => "xcode-select --install",
+    };
+    match facts.git.line("git version") {
+        Some(line) => Row::pass("git", line),
+        None => Row::fail("git", facts.git.complaint(), mend),
+    }
+}
+
+fn found(name: &'static str, ran: &Ran) -> Row {
+    match ran {
+        Ran::Missing => Row::fail(name, "not found", "xcode-select --install"),
+        _ => Row::pass(name, "found"),
+    }
+}
+
+fn bwrap(facts: &Facts) -> Row {
+    if !facts.needs_bwrap() {
+        return Row::skip("bwrap", unneeded(facts));
+    }
+    match facts.bwrap.line("bubblewrap") {
+        Some(line) => Row::pass("bwrap", line),
+        None => Row::fail("bwrap", facts.bwrap.complaint(), "sudo apt install -y bubblewrap"),
+    }
+}
+
+fn unneeded(facts: &Facts) -> &'static str {
+    if facts.offers(SandboxProfile::Untrusted) {
+        "not needed (untrusted_driver: firecracker)"
+    } else {
+        "not needed (untrusted is not offered)"
+    }
+}
+
+fn socat(facts: &Facts) -> Row {
+    let needed =
+        facts.needs_bwrap() && facts.config.as_ref().is_some_and(|config| config.bwrap.bridge == Bridge::Socat);
+    match facts.socat.line("socat version") {
+        // The line goes on with the date of the build.
+        Some(line) => Row::pass("socat", line.split(" on ").next().unwrap_or(line)),
+        None if needed => {
+            Row::fail("socat", facts.socat.complaint(), "sudo apt install -y socat, or bwrap.bridge: builtin")
+        }
+        None => Row::skip("socat", "not needed (built-in bridge)"),
+    }
+}
+
+fn engine(facts: &Facts) -> Row {
+    if !facts.needs_container() {
+        return Row::skip("podman", "not needed (trusted is not offered)");
+    }
+    let docker = facts.engine_name() == ContainerRuntime::Docker.as_str();
+    let start = if docker { "Docker version" } else { "podman version" };
+    match facts.engine.line(start) {
+        Some(line) => Row::pass("podman", line),
+        None if docker => {
+            Row::fail("podman", format!("docker: {}", facts.engine.complaint()), "sudo apt install -y docker.io")
+        }
+        None => Row::fail("podman", facts.engine.complaint(), "sudo apt install -y podman"),
+    }
+}
+
+fn user_namespaces(facts: &Facts) -> Row {
+    let name = "user_namespaces";
+    if !facts.needs_bwrap() {
+        return Row::skip(name, unneeded(facts));
+    }
+    if facts.kernel.userns_clone.as_deref() == Some("0") {
+        return Row::fail(
+            name,
+            "disabled (kernel.unprivileged_userns_clone is 0)",
+            "sudo sysctl kernel.unprivileged_userns_clone=1",
+        );
+    }
+    if facts.kernel.max_user_namespaces.as_deref() == Some("0") {
+        return Row::fail(
+            name,
+            "disabled (user.max_user_namespaces is 0)",
+            "sudo sysctl user.max_user_namespaces=15000",
+        );
+    }
+    Row::pass(name, "enabled")
+}
+
+fn apparmor(facts: &Facts) -> Row {
+    let name = "apparmor_userns";
+    if !facts.needs_bwrap() {
+        return Row::skip(name, unneeded(facts));
+    }
+    let mend = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0";
+    let works = matches!(&facts.bwrap_health, Some(Ok(health)) if health.healthy);
+    match facts.kernel.apparmor_restrict.as_deref() {
+        // An AppArmor profile for bwrap lifts the restriction where it matters.
+        Some(value) if value != "0" && works => Row::warn(name, "restricted, but not for bwrap", mend),
+        Some(value) if value != "0" => {
+            Row::fail(name, "restricted (kernel.apparmor_restrict_unprivileged_userns is 1)", mend)
+        }
+        _ => Row::pass(name, "unrestricted"),
+    }
+}
+
+fn bwrap_functional(facts: &Facts) -> Row {
+    let name = "bwrap_functional";
+    match &facts.bwrap_health {
+        None => Row::skip(name, unneeded(facts)),
+        Some(Ok(health)) if health.healthy => Row::pass(name, "sandbox invocation succeeded"),
+        Some(Ok(health)) => {
+            let reason = health.reason.as_deref().unwrap_or("the sandbox did not start");
+            Row::fail(name, reason, "mend the failed rows above; then nexusd run -- true shows the whole error")
+        }
+        Some(Err(why)) => Row::fail(name, why.as_str(), "nexusd run -- true shows the whole error"),
+    }
+}
+
+fn container_functional(facts: &Facts) -> Row {
+    let name = "container_functional";
+    if !facts.needs_container() {
+        return Row::skip(name, "not needed (trusted is not offered)");
+    }
+    if !is_built(DriverKind::Container) {
+        let detail = "the container driver is not available in this build";
+        return match facts.config {
+            Some(_) => Row::fail(name, detail, "remove trusted from supported_sandbox_profiles"),
+            None => Row::skip(name, detail),
+        };
+    }
+    let (engine, image) = (facts.engine_name(), facts.image());
+    match &facts.container {
+        Container::Works => Row::pass(name, "container invocation succeeded"),
+        Container::NoImage => Row::fail(name, format!("image {image} is not there"), format!("{engine} pull {image}")),
+        Container::NotAsked => Row::fail(name, format!("{engine} is not there"), "mend the row above"),
+        Container::Broken(why) if why.contains("subuid") || why.contains("subgid") || why.contains("newuidmap") => {
+            Row::fail(
+                name,
+                why.as_str(),
+                "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER; podman system migrate",
+            )
+        }
+        Container::Broken(why) => {
+            Row::fail(name, why.as_str(), format!("{engine} run --rm {image} true shows the whole error"))
+        }
+    }
+}
+
+/// Limits hold by cgroups; without them only the rlimits beneath do. Never a failure by itself: a limit that the
+/// operator or a directive names is refused at admission where it cannot be enforced.
+fn cgroups(facts: &Facts) -> Row {
+    let name = "cgroups";
+    let wanted = ["cpu", "memory", "pids"];
+    let (version, have): (&str, Vec<&str>) = match &facts.kernel.cgroup2_controllers {
+        Some(controllers) => ("v2", controllers.split_whitespace().collect()),
+        None => ("v1", facts.kernel.cgroup1_controllers()),
+    };
+    let missing: Vec<&str> = wanted.into_iter().filter(|name| !have.contains(name)).collect();
+    if !missing.is_empty() {
+        let detail = format!("{version}, without {}: default limits are best effort", missing.join(", "));
+        return Row::warn(name, detail, "boot with these cgroup controllers enabled");
+    }
+    if !facts.kernel.cgroup_writable {
+        let detail = format!("{version}, not delegated: default limits are best effort");
+        return Row::warn(name, detail, "run nexusd under systemd with Delegate=yes, or as root");
+    }
+    Row::pass(name, format!("{version}: {}", wanted.join(", ")))
+}
+
+fn seccomp(facts: &Facts) -> Row {
+    let name = "seccomp";
+    if !facts.needs_bwrap() {
+        return Row::skip(name, unneeded(facts));
+    }
+    match &facts.kernel.seccomp_actions {
+        Some(actions) if actions.split_whitespace().any(|action| action == "errno") => {
+            Row::pass(name, "filters available")
+        }
+        _ => Row::fail(name, "the kernel has no seccomp filters", "boot a kernel with CONFIG_SECCOMP_FILTER"),
+    }
+}
+
+fn landlock(facts: &Facts) -> Row {
+    let name = "landlock";
+    if !facts.needs_bwrap() {
+        return Row::skip(name, unneeded(facts));
+    }
+    match facts.kernel.landlock_abi {
+        Some(abi) => Row::pass(name, format!("ABI {abi}")),
+        None => Row::warn(
+            name,
+            "not found: namespaces and seccomp hold alone",
+            "boot a kernel with CONFIG_SECURITY_LANDLOCK and lsm=landlock,…",
+        ),
+    }
+}
+
+fn rootfs(facts: &Facts) -> Row {
+    let name = "rootfs";
+    if !facts.needs_bwrap() {
+        return Row::skip(name, unneeded(facts));
+    }
+    let Some(config) = &facts.config else { return Row::pass(name, "the host's /usr, read-only") };
+    match &config.bwrap.rootfs_path {
+        Some(path) if facts.root_is_there => Row::pass(name, path.display().to_string()),
+        Some(path) => Row::fail(
+            name,
+            format!("{} is no root directory: no usr in it", path.display()),
+            "correct bwrap.rootfs_path, or leave it out",
+        ),
+        None if config.rootfs.auto => Row::warn(
+            name,
+            "pinned Ubuntu 24.04 (rootfs.auto)",
+            "nexusd rootfs ensure fetches it now rather than at the first start",
+        ),
+        None => Row::pass(name, "the host's /usr, read-only"),
+    }
+}
+
+fn disk(facts: &Facts) -> Row {
+    let least = facts.config.as_ref().map_or(1 << 30, |config| config.min_free_bytes);
+    match &facts.disk {
+        Ok((path, free)) if *free >= least => Row::pass("disk", format!("{} free in {}", gib(*free), path.display())),
+        Ok((path, free)) => {
+            let detail = format!("{} free in {}, min_free_bytes is {}", gib(*free), path.display(), gib(least));
+            Row::fail("disk", detail, "free some space, or set work_dir to a larger disk")
+        }
+        Err(why) => Row::fail("disk", why.as_str(), "correct work_dir"),
+    }
+}
+
+/// Bytes in GiB with one digit after the point.
+fn gib(bytes: u64) -> String {
+    let tenths = u128::from(bytes) * 10 / (1 << 30);
+    format!("{}.{} GiB", tenths / 10, tenths % 10)
+}
+
+fn config(facts: &Facts) -> Row {
+    let path = facts.config_path.display().to_string();
+    if let Some(error) = &facts.config_error {
+        let count = error.lines().count();
+        let first = error.lines().next().unwrap_or_default();
+        let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+        return Row::fail("config", format!("{first}{more}"), format!("nexusd config check --config {path} shows all"));
+    }
+    let Some(config) = &facts.config else {
+        return Row::skip("config", format!("no {path}: all profiles of {} are checked", facts.platform.title()));
+    };
+    if let Some(profile) =
+        config.supported_sandbox_profiles.iter().find(|profile| !is_built(config.driver_of(**profile)))
+    {
+        let driver = config.driver_of(*profile);
+        let detail = format!("profile {profile}: the driver {driver} is not available in this build");
+        return Row::fail("config", detail, "change supported_sandbox_profiles or untrusted_driver");
+    }
+    if let Some(warning) = config.warnings.first() {
+        return Row::warn("config", warning.to_string(), format!("change it in {path} unless it is meant"));
+    }
+    if config.observability.enabled && config.observability.listen_addr.is_open_to_the_network() {
+        let addr = config.observability.listen_addr;
+        let detail = format!("observability.listen_addr {addr}: metrics are open to the network");
+        return Row::warn("config", detail, "listen on 127.0.0.1, or let a firewall decide");
+    }
+    Row::pass("config", path)
+}
+
+fn tls(facts: &Facts) -> Row {
+    let enrol = "enrol this host anew: nexusd -enroll-token TOKEN --force";
+    match &facts.credentials {
+        Credentials::None if facts.config.is_none() => Row::skip("tls", "no configuration"),
+        Credentials::None => Row::skip("tls", "no client certificate configured"),
+        Credentials::Wrong { what, mend } => Row::fail("tls", what.as_str(), mend.as_str()),
+        Credentials::Pair { not_before, .. } if *not_before > facts.now => Row::fail(
+            "tls",
+            format!("the certificate is valid only from {}", day(*not_before)),
+            "correct this host's clock",
+        ),
+        Credentials::Pair { not_after, .. } if *not_after <= facts.now => {
+            Row::fail("tls", format!("the certificate ended on {}", day(*not_after)), enrol)
+        }
+        Credentials::Pair { not_after, .. } if not_after - facts.now < EXPIRES_SOON => {
+            Row::warn("tls", format!("the certificate ends on {}", day(*not_after)), enrol)
+        }
+        Credentials::Pair { not_after, .. } => {
+            Row::pass("tls", format!("certificate and key match, valid until {}", day(*not_after)))
+        }
+    }
+}
+
+fn day(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |time| time.strftime("%Y-%m-%d").to_string())
+}
+
+fn mothership(facts: &Facts) -> Row {
+    let name = "mothership";
+    let server = facts.config.as_ref().map(|config| config.server_url.to_string()).unwrap_or_default();
+    match &facts.contact {
+        Contact::NotAsked(why) => Row::skip(name, why.as_str()),
+        Contact::Failed(why) => Row::fail(
+            name,
+            format!("{server}: {why}"),
+            "correct server_url, tls.* or proxy_url, or start the mothership",
+        ),
+        Contact::Answered { ahead_seconds: None } => Row::pass(name, format!("{server} answers")),
+        Contact::Answered { ahead_seconds: Some(ahead) } => {
+            let (size, way) = (ahead.abs(), if *ahead > 0 { "behind" } else { "ahead of" });
+            let detail = format!("{server} answers; this clock is {size} s {way} its clock");
+            match size {
+                SKEW_FAIL.. => Row::fail(name, detail, "set the clocks: timedatectl set-ntp true"),
+                SKEW_WARN.. => Row::warn(name, detail, "set the clocks: timedatectl set-ntp true"),
+                _ => Row::pass(name, format!("{server} answers, clocks agree")),
+            }
+        }
+    }
+}

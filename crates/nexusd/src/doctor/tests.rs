@@ -1,0 +1,292 @@
+//! The look, to the character, and what each fact turns into.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sandbox::Health;
+
+use super::credentials::Credentials;
+use super::facts::{Container, Facts};
+use super::kernel::Kernel;
+use super::mothership::Contact;
+use super::programs::Ran;
+use super::report::{Report, Row};
+use super::rows::rows;
+use crate::config::{Config, Platform, Surroundings};
+
+fn said(text: &str) -> Ran {
+    Ran::Ended { success: true, output: format!("{text}\n") }
+}
+
+fn config(platform: Platform, text: &str) -> Config {
+    let surroundings = Surroundings {
+        platform,
+        environment: &|_| None,
+        folder: PathBuf::from("/etc/nexusd"),
+        home: Some(PathBuf::from("/root")),
+    };
+    Config::from_text("config.yaml", text, &surroundings).unwrap()
+}
+
+fn healthy() -> Health {
+    Health { healthy: true, version: "bubblewrap 0.8.0".to_owned(), reason: None, details: BTreeMap::new() }
+}
+
+/// A good Linux machine without a configuration.
+fn good() -> Facts {
+    Facts {
+        platform: Platform::Linux,
+        config: None,
+        config_path: PathBuf::from("config.yaml"),
+        config_error: None,
+        git: said("git version 2.39.5"),
+        bwrap: said("bubblewrap 0.8.0"),
+        socat: said("socat by Gerhard Rieger\nsocat version 1.7.4.4 on 06 Nov 2022 08:15:51"),
+        engine: said("podman version 4.3.1"),
+        osascript: Ran::Missing,
+        shortcuts: Ran::Missing,
+        kernel: Kernel {
+            userns_clone: Some("1".to_owned()),
+            max_user_namespaces: Some("95848".to_owned()),
+            apparmor_restrict: None,
+            seccomp_actions: Some("kill_process kill_thread trap errno user_notif trace log allow".to_owned()),
+            landlock_abi: Some(7),
+            cgroup2_controllers: Some("cpuset cpu io memory pids".to_owned()),
+            own_cgroup: Some("0::/".to_owned()),
+            cgroup_writable: true,
+        },
+        bwrap_health: Some(Ok(healthy())),
+        container: Container::Works,
+        disk: Ok((PathBuf::from("/var/lib/nexusd"), 42 << 30)),
+        root_is_there: false,
+        credentials: Credentials::None,
+        contact: Contact::NotAsked("no configuration file".to_owned()),
+        now: 1_800_000_000,
+    }
+}
+
+fn row(facts: &Facts, name: &str) -> Row {
+    rows(facts).into_iter().find(|row| row.name == name).unwrap()
+}
+
+fn report(facts: &Facts) -> Report {
+    Report { rows: rows(facts) }
+}
+
+#[test]
+fn a_good_linux_machine_without_a_configuration() {
+    let report = report(&good());
+    assert!(!report.failed());
+    insta::assert_snapshot!(report.render());
+}
+
+/// The guide's own picture: its seven rows, its rule, its last line.
+#[test]
+fn the_guides_rows_come_first_to_the_character() {
+    let text = report(&good()).render();
+    let expected = "nexusd doctor
+──────────────────────────────────────────────────
+  ✓ git                       git version 2.39.5
+  ✓ bwrap                     bubblewrap 0.8.0
+  ✓ socat                     socat version 1.7.4.4
+  ✓ podman                    podman version 4.3.1
+  ✓ user_namespaces           enabled
+  ✓ apparmor_userns           unrestricted
+  ✓ bwrap_functional          sandbox invocation succeeded
+";
+    assert!(text.starts_with(expected), "{text}");
+    assert!(text.ends_with("──────────────────────────────────────────────────\n  All checks passed.\n"), "{text}");
+}
+
+#[test]
+fn a_good_mac_has_exactly_the_guides_rows() {
+    let facts = Facts { platform: Platform::Macos, osascript: said(""), shortcuts: said("OVERVIEW"), ..good() };
+    let expected = "nexusd doctor
+──────────────────────────────────────────────────
+  ✓ git                       git version 2.39.5
+  ✓ osascript                 found
+  ✓ shortcuts                 found
+  ─ bwrap                     not applicable on macOS
+  ─ socat                     not applicable on macOS
+──────────────────────────────────────────────────
+  All checks passed.
+";
+    assert_eq!(report(&facts).render(), expected);
+    let bare = Facts { osascript: Ran::Missing, git: Ran::Missing, ..facts };
+    insta::assert_snapshot!(report(&bare).render());
+}
+
+#[test]
+fn a_bad_machine_is_told_how_to_mend_each_row() {
+    let facts = Facts {
+        config: Some(config(
+            Platform::Linux,
+            "supported_sandbox_profiles: [untrusted, trusted]\nbwrap: {bridge: socat, rootfs_path: /srv/root}\nmin_free_bytes: 50GiB",
+        )),
+        git: Ran::Missing,
+        bwrap: Ran::Failed("did not answer within 5 s".to_owned()),
+        socat: Ran::Missing,
+        engine: Ran::Missing,
+        kernel: Kernel {
+            userns_clone: Some("0".to_owned()),
+            apparmor_restrict: Some("1".to_owned()),
+            own_cgroup: Some("4:pids:/x\n0::/x".to_owned()),
+            ..Kernel::default()
+        },
+        bwrap_health: Some(Ok(Health {
+            healthy: false,
+            version: String::new(),
+            reason: Some("bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted".to_owned()),
+            details: BTreeMap::new(),
+        })),
+        credentials: Credentials::Pair { not_before: 0, not_after: 1_700_000_000 },
+        contact: Contact::Failed("connection refused\u{1b}[31m".to_owned()),
+        ..good()
+    };
+    let report = report(&facts);
+    assert!(report.failed());
+    let text = report.render();
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    insta::assert_snapshot!(text);
+    for row in &report.rows {
+        assert_eq!(row.mend.is_some(), matches!(row.state, super::State::Fail | super::State::Warn), "{row:?}");
+    }
+}
+
+#[test]
+fn only_what_the_configuration_needs_can_fail() {
+    let facts = Facts {
+        config: Some(config(Platform::Linux, "supported_sandbox_profiles: [host]")),
+        bwrap: Ran::Missing,
+        socat: Ran::Missing,
+        engine: Ran::Missing,
+        kernel: Kernel {
+            userns_clone: Some("0".to_owned()),
+            apparmor_restrict: Some("1".to_owned()),
+            ..Kernel::default()
+        },
+        bwrap_health: None,
+        container: Container::NotAsked,
+        contact: Contact::Answered { ahead_seconds: Some(1) },
+        ..good()
+    };
+    let report = report(&facts);
+    assert!(!report.failed(), "{}", report.render());
+    insta::assert_snapshot!(report.render());
+}
+
+#[test]
+fn json_says_the_same() {
+    let report = report(&Facts { git: Ran::Missing, ..good() });
+    let json = report.to_json();
+    assert_eq!(json["passed"], false);
+    let expected = serde_json::json!({
+        "name": "git", "state": "fail", "detail": "not found", "mend": "sudo apt install -y git",
+    });
+    assert_eq!(json["checks"][0], expected);
+    assert_eq!(json["checks"].as_array().unwrap().len(), report.rows.len());
+    assert!(json["checks"][1].get("mend").is_none());
+}
+
+#[allow(clippy::too_many_lines, reason = "a table")]
+#[test]
+fn single_facts() {
+    let with = |text: &str| Some(config(Platform::Linux, text));
+    let base = || Facts { config: with(""), contact: Contact::Answered { ahead_seconds: None }, ..good() };
+    let skew = |ahead| Facts { contact: Contact::Answered { ahead_seconds: Some(ahead) }, ..base() };
+    let ends = |not_after| Facts { credentials: Credentials::Pair { not_before: 0, not_after }, ..base() };
+    let day = 86_400;
+    let table = [
+        (
+            "restricted by AppArmor, yet bwrap works",
+            row(
+                &Facts { kernel: Kernel { apparmor_restrict: Some("1".to_owned()), ..good().kernel }, ..base() },
+                "apparmor_userns",
+            ),
+        ),
+        ("socat missing, built-in bridge", row(&Facts { socat: Ran::Missing, ..base() }, "socat")),
+        (
+            "user namespaces at zero",
+            row(
+                &Facts { kernel: Kernel { max_user_namespaces: Some("0".to_owned()), ..good().kernel }, ..base() },
+                "user_namespaces",
+            ),
+        ),
+        (
+            "cgroups not delegated",
+            row(&Facts { kernel: Kernel { cgroup_writable: false, ..good().kernel }, ..base() }, "cgroups"),
+        ),
+        (
+            "cgroup v1",
+            row(
+                &Facts {
+                    kernel: Kernel {
+                        cgroup2_controllers: None,
+                        own_cgroup: Some("4:pids:/\n3:memory:/\n2:cpu,cpuacct:/".to_owned()),
+                        ..good().kernel
+                    },
+                    ..base()
+                },
+                "cgroups",
+            ),
+        ),
+        (
+            "firecracker instead of bwrap",
+            row(
+                &Facts { config: with("untrusted_driver: firecracker"), bwrap_health: None, ..base() },
+                "bwrap_functional",
+            ),
+        ),
+        ("firecracker is not built", row(&Facts { config: with("untrusted_driver: firecracker"), ..base() }, "config")),
+        ("insecure TLS", row(&Facts { config: with("tls: {insecure_skip_verify: true}"), ..base() }, "config")),
+        ("open metrics", row(&Facts { config: with("observability: {enabled: true}"), ..base() }, "config")),
+        (
+            "broken configuration",
+            row(
+                &Facts {
+                    config: None,
+                    config_error: Some("config.yaml:1:1: a: unknown key\nconfig.yaml:2:1: b: unknown key".to_owned()),
+                    ..good()
+                },
+                "config",
+            ),
+        ),
+        ("clocks agree", row(&skew(-3), "mothership")),
+        ("half a minute ahead", row(&skew(-45), "mothership")),
+        ("an hour behind", row(&skew(3600), "mothership")),
+        ("certificate in date", row(&ends(1_800_000_000 + 30 * day), "tls")),
+        ("certificate ends soon", row(&ends(1_800_000_000 + 2 * day), "tls")),
+        ("certificate ended", row(&ends(1_800_000_000), "tls")),
+        (
+            "certificate of tomorrow",
+            row(
+                &Facts {
+                    credentials: Credentials::Pair { not_before: 1_800_000_000 + day, not_after: i64::MAX },
+                    ..base()
+                },
+                "tls",
+            ),
+        ),
+        ("pinned root", row(&Facts { config: with("rootfs: {auto: true}"), ..base() }, "rootfs")),
+        (
+            "own root",
+            row(&Facts { config: with("bwrap: {rootfs_path: /srv/root}"), root_is_there: true, ..base() }, "rootfs"),
+        ),
+    ];
+    let shown: String = table
+        .into_iter()
+        .map(|(what, row)| {
+            format!(
+                "{what}\n{}",
+                Report { rows: vec![row] }
+                    .render()
+                    .lines()
+                    .skip(2)
+                    .take_while(|l| !l.starts_with('─'))
+                    .map(|l| format!("{l}\n"))
+                    .collect::<String>()
+            )
+        })
+        .collect();
+    insta::assert_snapshot!(shown);
+}

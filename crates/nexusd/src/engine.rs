@@ -1,0 +1,386 @@
+//! The engine: everything that is made once and that each directive's line uses. The daemon and `nexusd run` have
+//! the same one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use conduits::{DnsName, DriverKind, InstanceId, SandboxProfile};
+use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, OperatorRules, Resolver, ResolverError};
+use sandbox::{Driver, DriverSettings, Drivers, DriversError, Health, Limit, LimitOrigin, Limits, RootSource};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{self, Config};
+use crate::directive::admit::HostFacts;
+use crate::facility::{Facilities, Owner};
+use crate::observe::metrics::{EgressSample, Metrics};
+
+const MIB: u64 = 1024 * 1024;
+
+/// What is made once.
+#[derive(Debug)]
+pub struct Engine {
+    /// The configuration in force.
+    pub config: Config,
+    /// The drivers of this host.
+    pub drivers: Drivers,
+    /// bwrap over the host's `/usr` for git steps, where the directives' own root is another one.
+    git: Option<Drivers>,
+    /// The facilities beneath `work_dir`.
+    pub facilities: Facilities,
+    /// The way out for all of them.
+    pub egress: EgressDesk,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Owner of every task that a directive spawns.
+    pub tasks: TaskTracker,
+    /// `CYBROS_TERRITORY_ID`.
+    pub territory: String,
+    /// This start of the daemon.
+    pub instance: InstanceId,
+    /// Home of the daemon's user: HOME of profile host.
+    pub home: String,
+    health: Mutex<BTreeMap<DriverKind, Health>>,
+    machine: Machine,
+}
+
+/// What all egress proxies share.
+#[derive(Debug)]
+pub struct EgressDesk {
+    /// Looks names up.
+    pub resolver: Resolver,
+    /// The audit file.
+    pub audit: AuditLog,
+    /// Counts of all proxies.
+    pub counters: Arc<EgressCounters>,
+    fixed: OperatorRules,
+}
+
+/// The machine's size.
+#[derive(Debug, Clone, Copy)]
+struct Machine {
+    memory_bytes: u64,
+    processors: u32,
+}
+
+/// What the engine takes from its surroundings; only `main` reads the environment.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// `PATH`.
+    pub search_path: String,
+    /// `HOME`.
+    pub home: String,
+    /// The territory's id, or what stands for it.
+    pub territory: String,
+}
+
+/// Why the engine cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A folder of the daemon's own.
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Folder {
+        /// What was being done.
+        what: &'static str,
+        /// To which folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The folder of the proxies' sockets is not safe.
+    #[error("bwrap.proxy_socket_dir {path} {why}", path = path.display())]
+    SocketFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong, and the mend.
+        why: &'static str,
+    },
+    /// The drivers.
+    #[error(transparent)]
+    Drivers(#[from] DriversError),
+    /// The resolver.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    /// The audit file.
+    #[error("cannot open the audit file {path}: {source}", path = .0.path.display(), source = .0.source)]
+    Audit(AuditError),
+    /// `/proc` does not say how large the machine is.
+    #[error("cannot read the machine's memory from /proc/meminfo: {0}")]
+    Memory(io::Error),
+}
+
+impl Engine {
+    /// Makes everything; `stop` ends what runs in the background once the last directive is over.
+    ///
+    /// # Errors
+    /// [`EngineError`]; a driver that does not work here is none, its health says so.
+    pub async fn new(
+        config: Config,
+        around: Surroundings,
+        metrics: Arc<Metrics>,
+        counters: Arc<EgressCounters>,
+        stop: &CancellationToken,
+    ) -> Result<Self, EngineError> {
+        let state = config.state_dir();
+        private_folder(&config.work_dir)?;
+        private_folder(&state)?;
+        private_folder(&state.join("audit"))?;
+        socket_folder(&config.bwrap.proxy_socket_dir)?;
+        let settings = driver_settings(&config, &around, &state);
+        let git = (settings.root != RootSource::HostUsr)
+            .then(|| {
+                let runtime_dir = state.join("runtime-git");
+                Drivers::new(DriverSettings { root: RootSource::HostUsr, runtime_dir, ..settings.clone() })
+            })
+            .transpose()?;
+        let drivers = Drivers::new(settings)?;
+        let tasks = TaskTracker::new();
+        let audit = AuditLog::start(AuditSettings::at(state.join("audit/egress.jsonl")), &tasks, stop.clone())
+            .await
+            .map_err(EngineError::Audit)?;
+        let egress = EgressDesk { resolver: Resolver::from_system()?, audit, counters, fixed: operator_rules(&config) };
+        let sandbox = drivers.owner(Driver::Bwrap);
+        let daemon = Owner { uid: sys::user::effective_uid(), gid: sys::user::effective_gid() };
+        let facilities = Facilities::new(
+            config.work_dir.clone(),
+            config.facility.allow_privilege_mix,
+            daemon,
+            Owner { uid: sandbox.uid, gid: sandbox.gid },
+        );
+        let machine = Machine::read().map_err(EngineError::Memory)?;
+        Ok(Self {
+            drivers,
+            git,
+            facilities,
+            egress,
+            metrics,
+            tasks,
+            territory: around.territory,
+            instance: InstanceId::generate(),
+            home: around.home,
+            health: Mutex::default(),
+            machine,
+            config,
+        })
+    }
+
+    /// What admission looks at, as it is now.
+    pub fn facts(&self) -> HostFacts {
+        let unhealthy = self
+            .health
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|(_, health)| !health.healthy)
+            .map(|(driver, health)| (*driver, health.reason.clone().unwrap_or_default()))
+            .collect();
+        HostFacts {
+            offered: self.config.supported_sandbox_profiles.iter().copied().collect::<BTreeSet<_>>(),
+            untrusted_driver: self.config.untrusted_driver,
+            unhealthy,
+            // A file system that cannot be asked is not taken for a full one: the run itself will tell.
+            free_bytes: sys::disk::space(&self.config.work_dir).map_or(u64::MAX, |space| space.free),
+            min_free_bytes: self.config.min_free_bytes,
+            net_ceiling: self.config.operator.net_ceiling,
+            default_timeout: self.config.limits.default_timeout,
+            max_timeout: self.config.limits.max_timeout,
+            default_limits: self.default_limits(),
+            memory_bytes: self.machine.memory_bytes,
+            processors: self.machine.processors,
+        }
+    }
+
+    /// The drivers that git steps run in.
+    pub fn git_drivers(&self) -> &Drivers {
+        self.git.as_ref().unwrap_or(&self.drivers)
+    }
+
+    /// The drivers that the offered profiles need and that this build has.
+    pub fn needed_drivers(&self) -> BTreeSet<DriverKind> {
+        let needed = self.config.supported_sandbox_profiles.iter().map(|profile| self.config.driver_of(*profile));
+        needed.filter(|driver| built(*driver)).collect()
+    }
+
+    /// Asks every needed driver how it is, and keeps the answers.
+    pub async fn check_health(&self) -> BTreeMap<DriverKind, Health> {
+        let mut health = BTreeMap::new();
+        for kind in self.needed_drivers() {
+            let answer = self.drivers.health(driver(kind)).await;
+            self.metrics.set_driver_healthy(kind, answer.healthy);
+            health.insert(kind, answer);
+        }
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&health);
+        health
+    }
+
+    /// The health of each needed driver when it was last asked.
+    pub fn health(&self) -> BTreeMap<DriverKind, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The profiles whose driver works: what polls ask for.
+    pub fn offered_profiles(&self) -> Vec<SandboxProfile> {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let works = |profile: &SandboxProfile| health.get(&self.config.driver_of(*profile)).is_some_and(|h| h.healthy);
+        self.config.supported_sandbox_profiles.iter().copied().filter(works).collect()
+    }
+
+    /// The version line of a driver, once its health is known.
+    pub fn driver_version(&self, driver: DriverKind) -> Option<String> {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.get(&driver).map(|health| health.version.clone()).filter(|version| !version.is_empty())
+    }
+
+    fn default_limits(&self) -> Limits {
+        let limits = &self.config.limits;
+        let sourced = |limit: config::Sourced<u64>| Limit {
+            value: limit.value,
+            origin: match limit.origin {
+                config::Origin::Named => LimitOrigin::Named,
+                config::Origin::Default => LimitOrigin::Default,
+            },
+        };
+        let memory = limits.memory_mb.map_or_else(
+            || Limit::default_of(self.config.default_memory_bytes(self.machine.memory_bytes)),
+            |mib| Limit::named(mib * MIB),
+        );
+        Limits {
+            memory_bytes: Some(memory),
+            cpu_millicores: limits.cpu.map(Limit::named),
+            pids: Some(sourced(limits.pids)),
+            nofile: Some(sourced(limits.nofile)),
+            fsize_bytes: limits.fsize_mb.map(|mib| Limit::named(mib * MIB)),
+            tmp_bytes: Some(Limit::default_of(self.config.bwrap.tmp_bytes)),
+        }
+    }
+}
+
+impl EgressDesk {
+    /// The operator's rules with the host's addresses as they are now: they come and go.
+    pub fn rules(&self) -> OperatorRules {
+        let own_addresses = egress::host_addresses::read(Path::new("/proc/net")).unwrap_or_default();
+        OperatorRules { own_addresses, ..self.fixed.clone() }
+    }
+}
+
+impl Machine {
+    fn read() -> io::Result<Self> {
+        let text = fs::read_to_string("/proc/meminfo")?;
+        let kib = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
+            .ok_or_else(|| io::Error::other("it has no MemTotal line"))?;
+        let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+        Ok(Self { memory_bytes: kib * 1024, processors })
+    }
+}
+
+/// Metrics that ask these counters at each scrape.
+pub fn metrics(egress: &Arc<EgressCounters>) -> Metrics {
+    let egress = Arc::clone(egress);
+    Metrics::new(Arc::new(move || EgressSample {
+        decisions: egress
+            .decisions()
+            .map(|(decision, reason, count)| (decision.as_str(), reason.as_str(), count))
+            .collect(),
+        bytes_up: egress.bytes_up(),
+        bytes_down: egress.bytes_down(),
+    }))
+}
+
+/// The driver of the sandbox crate that implements a kind. Admission refuses the kinds that are not built.
+pub fn driver(kind: DriverKind) -> Driver {
+    match kind {
+        DriverKind::Host | DriverKind::DarwinAutomation => Driver::Host,
+        DriverKind::Bwrap | DriverKind::Firecracker | DriverKind::Container => Driver::Bwrap,
+    }
+}
+
+/// Whether this build has the driver.
+pub fn built(kind: DriverKind) -> bool {
+    matches!(kind, DriverKind::Bwrap | DriverKind::Host)
+}
+
+/// The drivers that doctor's functional checks run in, with their state in a folder of its own.
+///
+/// # Errors
+/// Why there are none.
+pub fn doctors_drivers(config: Option<&Config>, around: &Surroundings, folder: &Path) -> Result<Drivers, String> {
+    let built_in = config.is_none().then(|| Config::built_in(folder, config::Platform::current(), &|_| None));
+    let built_in = built_in.transpose().map_err(|error| error.to_string())?;
+    let config = config.or(built_in.as_ref()).ok_or("there is no configuration")?;
+    Drivers::new(driver_settings(config, around, folder)).map_err(|error| error.to_string())
+}
+
+fn driver_settings(config: &Config, around: &Surroundings, state: &Path) -> DriverSettings {
+    DriverSettings {
+        runtime_dir: state.join("runtime"),
+        bwrap_path: config.bwrap.bwrap_path.clone(),
+        search_path: around.search_path.clone(),
+        root: config.bwrap.rootfs_path.clone().map_or(RootSource::HostUsr, RootSource::Rootfs),
+        sandbox_user: config.sandbox_user.clone(),
+        extra_ro_paths: config.bwrap.extra_ro_paths.clone(),
+        ca_bundle: config.egress.ca_bundle.clone(),
+    }
+}
+
+fn operator_rules(config: &Config) -> OperatorRules {
+    let mut rules = OperatorRules {
+        net_ceiling: config.operator.net_ceiling,
+        net_deny: config.operator.net_deny.clone(),
+        allow_private: config.egress.allow_private.clone(),
+        sni_policy: match config.egress.sni_policy {
+            config::SniPolicy::Audit => egress::SniPolicy::Audit,
+            config::SniPolicy::Enforce => egress::SniPolicy::Enforce,
+        },
+        sni_check_ports: config.egress.sni_check_ports.clone(),
+        max_connections: config.egress.max_connections,
+        idle_timeout: config.egress.idle_timeout,
+        ..OperatorRules::default()
+    };
+    let (host, port) = config.server_url.host_port();
+    if let Ok(address) = host.parse::<IpAddr>() {
+        rules.own_listeners.push(SocketAddr::new(address, port));
+    } else if let Ok(name) = DnsName::parse(host) {
+        rules.own_names.push((name, port));
+    }
+    rules
+}
+
+/// Makes a folder that only the daemon's user may enter, and refuses one that others may write to.
+fn private_folder(path: &Path) -> Result<(), EngineError> {
+    let fail = |what| move |source| EngineError::Folder { what, path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fail("make the folder"))?;
+    let meta = fs::metadata(path).map_err(fail("read the folder"))?;
+    if meta.uid() != sys::user::effective_uid() && !rustix::process::geteuid().is_root() {
+        return Err(fail("use the folder")(io::Error::other("it belongs to another user")));
+    }
+    if meta.permissions().mode() & 0o022 != 0 {
+        return Err(fail("use the folder")(io::Error::other("others may write to it: chmod go-w it")));
+    }
+    Ok(())
+}
+
+/// The folder of the proxies' sockets must be the daemon's own, 0700 and no link: whoever can put a socket there can
+/// be the proxy.
+fn socket_folder(path: &Path) -> Result<(), EngineError> {
+    let fail = |why| EngineError::SocketFolder { path: path.to_owned(), why };
+    let io = |what| move |source| EngineError::Folder { what, path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("make the folder"))?;
+    let meta = fs::symlink_metadata(path).map_err(io("read the folder"))?;
+    if !meta.is_dir() {
+        return Err(fail("is a link or no directory; name a directory of nexusd's own"));
+    }
+    if meta.uid() != sys::user::effective_uid() {
+        return Err(fail("belongs to another user; name a directory of nexusd's own"));
+    }
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err(fail("is open to others; chmod 700 it"));
+    }
+    Ok(())
+}

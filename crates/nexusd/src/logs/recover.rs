@@ -1,0 +1,241 @@
+//! After a kill, a crash or a power cut: what lies in the spools, and where each goes on.
+//!
+//! Promises: of a last record that was torn only itself is dropped, never a good one; a segment that is damaged anywhere else
+//! is set aside as `<name>.corrupt` with an error that names it, and the good records before the damage are still shipped.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use conduits::DirectiveId;
+
+use super::MAX_CHUNK_BYTES;
+use super::segment::{HEAD_BYTES, Head, RECORD_HEAD_BYTES, RecordHead};
+use super::spool::{Segment, longest_record};
+
+/// Longest segment that is read: a full one and the record that filled it, with room.
+const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A file that could not be used and was renamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// Its new name.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// A directive's output that an earlier process did not get shipped.
+#[derive(Debug)]
+pub struct Leftover {
+    /// Whose output it is.
+    pub directive_id: DirectiveId,
+    /// Damaged files beside it.
+    pub set_aside: Vec<SetAside>,
+    pub(super) dir: PathBuf,
+    pub(super) max_output: u64,
+    pub(super) chunk_bytes: usize,
+    pub(super) segments: BTreeMap<u32, Segment>,
+    pub(super) next_seq: [u64; 2],
+    pub(super) shipped: [u64; 2],
+    waiting: [u64; 2],
+}
+
+impl Leftover {
+    /// Bytes in its segments.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.segments.values().map(|segment| segment.len).sum()
+    }
+
+    /// Deletes it unshipped (the mothership refuses the directive for good).
+    ///
+    /// # Errors
+    /// The folder cannot be removed.
+    pub fn discard(self) -> io::Result<()> {
+        fs::remove_dir_all(&self.dir)
+    }
+
+    /// Chunks that are on disk no more, for they were acknowledged.
+    pub(super) fn acknowledged(&self) -> [u64; 2] {
+        let [out, err] = self.next_seq;
+        let [out_waiting, err_waiting] = self.waiting;
+        [out.saturating_sub(out_waiting), err.saturating_sub(err_waiting)]
+    }
+}
+
+/// Everything that earlier processes left in `<work_dir>/.nexus/spool`. Blocking; meant for the start, before anything new is
+/// spooled. Ship each through [`Logs::recovered`](super::Logs::recovered).
+///
+/// # Errors
+/// The folder cannot be listed (one that does not exist is empty). A spool that cannot be read is reported and skipped.
+pub fn recover(spool_root: &Path) -> io::Result<Vec<Leftover>> {
+    let listing = match fs::read_dir(spool_root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listing => listing?,
+    };
+    let mut found = Vec::new();
+    for item in listing {
+        let path = item?.path();
+        let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<DirectiveId>().ok());
+        let Some(id) = id.filter(|_| path.is_dir()) else { continue };
+        match recover_one(id, &path) {
+            Ok(Some(leftover)) => found.push(leftover),
+            // Nothing but an empty folder or set-aside files.
+            Ok(None) => fs::remove_dir(&path).unwrap_or_default(),
+            Err(error) => {
+                tracing::error!(spool = %path.display(), %error, "a spool cannot be read and is left where it is")
+            }
+        }
+    }
+    found.sort_by(|a, b| a.directive_id.cmp(&b.directive_id));
+    Ok(found)
+}
+
+fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Leftover>> {
+    let mut ids = Vec::new();
+    for item in fs::read_dir(dir)? {
+        let name = item?.file_name();
+        let id = name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|digits| digits.parse::<u32>().ok());
+        ids.extend(id);
+    }
+    ids.sort_unstable();
+    let mut scan = Scan {
+        head: None,
+        segments: BTreeMap::new(),
+        last: [None; 2],
+        next_seq: [0; 2],
+        shipped: [0; 2],
+        waiting: [0; 2],
+    };
+    let mut set_aside = Vec::new();
+    let newest = ids.last().copied();
+    for id in ids {
+        let path = super::spool::segment_path(dir, id);
+        if let Err(why) = scan.segment(id, &path, Some(id) == newest)? {
+            set_aside.push(put_aside(&path, why, scan.segments.get(&id).map_or(0, |segment| segment.len))?);
+        }
+    }
+    let Some(head) = scan.head else { return Ok(None) };
+    Ok(Some(Leftover {
+        directive_id,
+        set_aside,
+        dir: dir.to_path_buf(),
+        max_output: head.max_output,
+        chunk_bytes: usize::try_from(head.chunk_bytes).unwrap_or(MAX_CHUNK_BYTES).clamp(1, MAX_CHUNK_BYTES),
+        segments: scan.segments,
+        next_seq: scan.next_seq,
+        shipped: scan.shipped,
+        waiting: scan.waiting,
+    }))
+}
+
+/// What is known after reading some segments.
+struct Scan {
+    head: Option<Head>,
+    segments: BTreeMap<u32, Segment>,
+    /// Number and segment of the last record, by stream.
+    last: [Option<(u64, u32)>; 2],
+    next_seq: [u64; 2],
+    shipped: [u64; 2],
+    waiting: [u64; 2],
+}
+
+impl Scan {
+    /// Reads one segment. `Ok(Err(why))`: it is damaged behind what was noted of it.
+    fn segment(&mut self, id: u32, path: &Path, newest: bool) -> io::Result<Result<(), String>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_SEGMENT_BYTES).read_to_end(&mut bytes)?;
+        let Some(head) = Head::decode(&bytes) else {
+            // A segment that was just begun when the process died holds nothing yet.
+            if newest && bytes.len() < HEAD_BYTES {
+                fs::remove_file(path)?;
+                return Ok(Ok(()));
+            }
+            return Ok(Err("its head is damaged".to_owned()));
+        };
+        self.head = Some(head);
+        self.next_seq = max_each(self.next_seq, head.next_seq);
+        self.shipped = max_each(self.shipped, head.shipped);
+        self.segments.insert(id, Segment { len: HEAD_BYTES as u64, chunks: 0 });
+        let chunk_bytes = usize::try_from(head.chunk_bytes).unwrap_or(MAX_CHUNK_BYTES).clamp(1, MAX_CHUNK_BYTES);
+        let mut at = HEAD_BYTES;
+        while at < bytes.len() {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let Some(record) = whole_record(rest, chunk_bytes) else {
+                return self.broken_at(path, at, rest, chunk_bytes, newest);
+            };
+            self.note(id, &record);
+            at += usize::try_from(record.whole_len()).unwrap_or(usize::MAX);
+        }
+        Ok(Ok(()))
+    }
+
+    fn note(&mut self, id: u32, record: &RecordHead) {
+        let at = record.stream.index();
+        let (Some(last), Some(next), Some(shipped), Some(waiting), Some(segment)) = (
+            self.last.get_mut(at),
+            self.next_seq.get_mut(at),
+            self.shipped.get_mut(at),
+            self.waiting.get_mut(at),
+            self.segments.get_mut(&id),
+        ) else {
+            return;
+        };
+        if last.is_none_or(|(seq, _)| seq != record.seq) {
+            *waiting += 1;
+        }
+        if last.replace((record.seq, id)) != Some((record.seq, id)) {
+            segment.chunks += 1;
+        }
+        *next = (*next).max(record.seq + 1);
+        *shipped += u64::from(record.len);
+        segment.len += record.whole_len();
+    }
+
+    /// The end of what can be read. In the newest segment that is a torn record, unless more follows than one record can be.
+    fn broken_at(
+        &self,
+        path: &Path,
+        at: usize,
+        rest: &[u8],
+        chunk_bytes: usize,
+        newest: bool,
+    ) -> io::Result<Result<(), String>> {
+        let stated = RecordHead::decode(rest, chunk_bytes).map(|record| record.whole_len());
+        let more_follows = stated.is_some_and(|len| len < rest.len() as u64);
+        if !newest || more_follows || rest.len() as u64 > longest_record(chunk_bytes) {
+            return Ok(Err(format!("a record at byte {at} is damaged")));
+        }
+        tracing::info!(file = %path.display(), bytes = rest.len(), "a torn record at the end of a spool is dropped");
+        File::options().write(true).open(path)?.set_len(at as u64)?;
+        Ok(Ok(()))
+    }
+}
+
+/// The record at the beginning of `bytes`, if it is there whole.
+fn whole_record(bytes: &[u8], chunk_bytes: usize) -> Option<RecordHead> {
+    let record = RecordHead::decode(bytes, chunk_bytes)?;
+    let end = RECORD_HEAD_BYTES + usize::try_from(record.len).ok()?;
+    let content = bytes.get(RECORD_HEAD_BYTES..end)?;
+    record.matches(bytes, content).then_some(record)
+}
+
+/// Renames a damaged segment and puts its good beginning, if any, in its place.
+fn put_aside(path: &Path, why: String, good: u64) -> io::Result<SetAside> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".corrupt");
+    let aside = PathBuf::from(name);
+    fs::rename(path, &aside)?;
+    if good > 0 {
+        let mut from = File::open(&aside)?.take(good);
+        io::copy(&mut from, &mut File::create_new(path)?)?;
+    }
+    tracing::error!(file = %aside.display(), why, "a damaged spool file was set aside; the log of its directive has a gap");
+    Ok(SetAside { path: aside, why })
+}
+
+fn max_each([a, b]: [u64; 2], [c, d]: [u64; 2]) -> [u64; 2] {
+    [a.max(c), b.max(d)]
+}

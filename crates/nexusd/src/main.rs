@@ -1,0 +1,219 @@
+//! The program: reads the environment and the command line, does what they say, and ends with 0, 1 or 2.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use nexusd::cli::{self, EnrollArgs, Invocation, RunArgs};
+use nexusd::client::{ClientSettings, Mothership, PemIdentity, ProxyChoice, Trust};
+use nexusd::config::{Config, ConfigError, ConfigSource, Identity, LogFormat, LogLevel, Platform};
+use nexusd::daemon::{self, Start};
+use nexusd::doctor::Subject;
+use nexusd::engine::{self, Surroundings};
+use nexusd::observe::log::LogHandle;
+use nexusd::run::Scratch;
+use nexusd::signals::Signals;
+use nexusd::{VERSION, doctor, enroll, run};
+
+/// Usage or configuration.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let invocation = match cli::parse(std::env::args_os(), Platform::current()) {
+        Ok(invocation) => invocation,
+        Err(usage) => {
+            // Help that nobody reads any more is no failure.
+            let written = match usage.code {
+                0 => std::io::stdout().write_all(usage.text.as_bytes()),
+                _ => std::io::stderr().write_all(usage.text.as_bytes()),
+            };
+            return ExitCode::from(if written.is_err() && usage.code == 0 { 0 } else { usage.code });
+        }
+    };
+    match dispatch(invocation) {
+        Ok(code) => code,
+        Err(error) => {
+            let code = if error.is::<ConfigError>() { USAGE } else { 1 };
+            complain(&error);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn dispatch(invocation: Invocation) -> Result<ExitCode> {
+    match invocation {
+        Invocation::Daemon { config } => runtime()?.block_on(start(&config)),
+        Invocation::Version => say(&cli::version_line()),
+        Invocation::Doctor { config, json } => runtime()?.block_on(examine(&config, json)),
+        Invocation::Enroll(args) => runtime()?.block_on(enroll_here(&args)),
+        Invocation::Run(args) => {
+            let code = runtime()?.block_on(run_here(args))?;
+            Ok(code)
+        }
+        Invocation::RootfsEnsure { config } => {
+            load(&config)?;
+            anyhow::bail!(
+                "this build of nexusd does not fetch root file systems yet; set bwrap.rootfs_path, or leave it empty for the host's /usr"
+            )
+        }
+        Invocation::ConfigCheck { config } => {
+            let loaded = load(&config)?;
+            for warning in &loaded.warnings {
+                complain(warning);
+            }
+            say(&format!("{}: ok", config.path.display()))
+        }
+        Invocation::ConfigExample { platform } => print(nexusd::config::example_config(platform).as_bytes()),
+        Invocation::Completions { shell } => print(&cli::completions(shell)),
+    }
+}
+
+async fn start(source: &ConfigSource) -> Result<ExitCode> {
+    let config = load(source)?;
+    let log = init_log(config.log_level, config.log_format)?;
+    for warning in &config.warnings {
+        tracing::warn!(key = warning.key, "{}", warning.text);
+    }
+    let identity = config.identity()?;
+    let territory = identity.territory_id().map(ToString::to_string).unwrap_or_default();
+    let mothership = Mothership::new(&client_settings(&config, &identity)?)?;
+    let around = surroundings(territory);
+    let signals = Signals::new().context("cannot listen to signals")?;
+    let reload = |mothership: &Mothership| reload(source, &log, mothership);
+    daemon::run(Start { config, around, mothership }, signals, reload).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What SIGHUP takes over: the log level and the TLS files. The rest needs a restart, and is said to.
+fn reload(source: &ConfigSource, log: &LogHandle, mothership: &Mothership) {
+    let reloaded = || -> Result<()> {
+        let config = load(source)?;
+        log.set_level(config.log_level)?;
+        let identity = config.identity()?;
+        mothership.reload_tls(&client_settings(&config, &identity)?.tls)?;
+        Ok(())
+    };
+    match reloaded() {
+        Ok(()) => tracing::info!("reloaded: log_level and tls.*; every other key takes effect at the next start"),
+        Err(error) => tracing::error!(error = format!("{error:#}"), "nothing was reloaded"),
+    }
+}
+
+fn client_settings(config: &Config, identity: &Identity) -> Result<ClientSettings> {
+    let mut settings = ClientSettings::new(config.server_url.to_string());
+    settings.user_agent = format!("nexusd/{VERSION}");
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    if config.tls.insecure_skip_verify {
+        settings.tls.trust = Trust::Anybody;
+    } else if let Some(ca) = &config.tls.ca_file {
+        settings.tls.trust = Trust::OnlyCa(read(ca)?);
+    }
+    match identity {
+        Identity::Certificate { cert_file, key_file, .. } => {
+            settings.tls.identity = Some(PemIdentity { cert_pem: read(cert_file)?, key_pem: read(key_file)? });
+        }
+        Identity::Header { territory_id } => settings.territory_header = Some(territory_id.clone()),
+    }
+    if let Some(proxy) = &config.proxy_url {
+        settings.proxy = ProxyChoice::Url(proxy.expose().to_string());
+    }
+    Ok(settings)
+}
+
+async fn enroll_here(args: &EnrollArgs) -> Result<ExitCode> {
+    let config = load_or_built_in(&args.config)?.0;
+    let token = enroll::read_token(&args.token, &mut std::io::stdin().lock())?;
+    let enrolled = enroll::enroll(args, &config, token, jiff::Timestamp::now()).await?;
+    let snippet = enrolled.snippet();
+    if let Err(error) = std::io::stderr().write_all(snippet.as_bytes()) {
+        tracing::debug!(%error, "nobody reads the configuration snippet");
+    }
+    say(&enrolled.json_line())
+}
+
+async fn run_here(args: RunArgs) -> Result<ExitCode> {
+    let (config, file) = load_or_built_in(&args.config)?;
+    init_log(LogLevel::Warn, LogFormat::Text)?;
+    let json = args.json;
+    let scratch = Scratch::new(&std::env::temp_dir())?;
+    let end = run::run(args, config, file, surroundings(String::new()), &scratch).await?;
+    drop(scratch);
+    if json {
+        complain(&serde_json::to_string(&end)?);
+    }
+    let code = end.exit_code.unwrap_or(1);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+async fn examine(source: &ConfigSource, json: bool) -> Result<ExitCode> {
+    let subject = Subject {
+        platform: Platform::current(),
+        config: Config::load_if_there(source, Platform::current(), &environment),
+        config_path: source.path.clone(),
+    };
+    let scratch = Scratch::new(&std::env::temp_dir())?;
+    let drivers = match &subject.config {
+        Ok(config) => engine::doctors_drivers(config.as_ref(), &surroundings(String::new()), scratch.path()),
+        Err(_) => Err("the configuration cannot be read".to_owned()),
+    };
+    let report = doctor::examine(&subject, drivers.as_ref().map_err(Clone::clone)).await;
+    drop(scratch);
+    let text = if json { format!("{:#}\n", report.to_json()) } else { report.render() };
+    print(text.as_bytes())?;
+    Ok(if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn load(source: &ConfigSource) -> Result<Config> {
+    Ok(Config::load(&source.path, Platform::current(), &environment)?)
+}
+
+/// The configuration, and whether it was read from a file.
+fn load_or_built_in(source: &ConfigSource) -> Result<(Config, bool)> {
+    match Config::load_if_there(source, Platform::current(), &environment)? {
+        Some(config) => Ok((config, true)),
+        None => {
+            let folder = std::env::temp_dir();
+            Ok((Config::built_in(&folder, Platform::current(), &environment)?, false))
+        }
+    }
+}
+
+/// The two threads are for the daemon's own work; commands are processes.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.context("cannot start the runtime")
+}
+
+fn init_log(level: LogLevel, format: LogFormat) -> Result<LogHandle> {
+    let no_color = environment("NO_COLOR").is_some_and(|value| !value.is_empty()) || !std::io::stderr().is_terminal();
+    Ok(nexusd::observe::log::init(level, format, no_color)?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn surroundings(territory: String) -> Surroundings {
+    let search_path = environment("PATH")
+        .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    let home = environment("HOME").unwrap_or_else(|| "/".to_owned());
+    Surroundings { search_path, home, territory }
+}
+
+fn say(line: &str) -> Result<ExitCode> {
+    print(format!("{line}\n").as_bytes())
+}
+
+fn print(bytes: &[u8]) -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// On standard error, for a person. A standard error that is closed leaves nobody to tell.
+fn complain(what: &dyn std::fmt::Display) {
+    let line = format!("nexusd: {what:#}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap_or_default();
+}

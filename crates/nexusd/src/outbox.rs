@@ -1,0 +1,228 @@
+//! Reports that must arrive: `started` and `finished`, durable before they are sent.
+//!
+//! Promises: a report is on disk (written to a temporary file, synced, renamed, the folder synced) before the first byte of
+//! it leaves; it stays there until the mothership acknowledges it or refuses it for good; what a crash or power cut left is
+//! sent again after the restart and goes on being sent through every outage. A damaged file is set aside as `<name>.corrupt`
+//! with an error that names it, and never stops the others.
+//!
+//! Leaves to others: what the reports say (`directive`), the rhythm of asking again ([`client`](crate::client)).
+
+pub mod entry;
+mod store;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use conduits::{DirectiveId, FinishedAnswer, StartedAnswer};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{CallError, Deadline, DirectiveCalls, Mothership};
+
+pub use entry::{Entry, Report, ReportKind};
+pub use store::OutboxError;
+
+use store::Store;
+
+/// Reports that may wait to be taken up.
+const QUEUE: usize = 64;
+/// Reports kept on disk at most; a daemon that has so many undelivered is refused more.
+pub const MAX_ENTRIES: usize = 10_000;
+
+/// What the mothership said to a report, in the end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Delivered {
+    /// `started` was accepted.
+    Started(StartedAnswer),
+    /// `finished` was accepted.
+    Finished(FinishedAnswer),
+    /// Refused for good: the entry is gone and the reason logged.
+    Refused(CallError),
+    /// The outbox is closing; the entry stays on disk for the next start.
+    Kept,
+}
+
+/// The outbox. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    store: Arc<Store>,
+    queue: mpsc::Sender<Delivery>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The task that delivers: to be spawned once, on the daemon's tracker, as [`OutboxTask::run`].
+#[derive(Debug)]
+pub struct OutboxTask {
+    store: Arc<Store>,
+    queue: mpsc::Receiver<Delivery>,
+    waiting: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    calls: DirectiveCalls,
+    report: Report,
+    reply: Option<oneshot::Sender<Delivered>>,
+}
+
+/// An outbox opened: its handle, its task, and what an earlier process left in it.
+#[derive(Debug)]
+pub struct Opened {
+    /// To put reports in.
+    pub outbox: Outbox,
+    /// To be spawned.
+    pub task: OutboxTask,
+    /// Undelivered reports, oldest directive first, `started` before `finished`. Hand them to [`Outbox::replay`].
+    pub leftovers: Vec<Entry>,
+    /// Damaged files that were set aside.
+    pub set_aside: Vec<PathBuf>,
+}
+
+impl Outbox {
+    /// Opens (or makes) the outbox folder `<work_dir>/.nexus/outbox`. Blocking; meant for the start.
+    ///
+    /// # Errors
+    /// The folder cannot be made or listed.
+    pub fn open(dir: PathBuf) -> Result<Opened, OutboxError> {
+        let (store, found) = Store::open(dir)?;
+        let store = Arc::new(store);
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        let waiting = Arc::new(AtomicUsize::new(found.entries.len()));
+        let outbox = Self { store: Arc::clone(&store), queue, waiting: Arc::clone(&waiting) };
+        let task = OutboxTask { store, queue: inbox, waiting };
+        Ok(Opened { outbox, task, leftovers: found.entries, set_aside: found.set_aside })
+    }
+
+    /// Entries on disk, for the metrics page.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Makes `report` durable, sends it (again and again, through every outage) and returns what the mothership said. The
+    /// entry stays when the caller stops waiting; the task goes on delivering it.
+    ///
+    /// # Errors
+    /// The report could not be made durable; it was not sent.
+    pub async fn deliver(&self, calls: &DirectiveCalls, report: Report) -> Result<Delivered, OutboxError> {
+        if self.entries() >= MAX_ENTRIES {
+            return Err(OutboxError::Full { entries: self.entries() });
+        }
+        let entry = Entry { directive_id: calls.id().clone(), token: calls.current_token(), report: report.clone() };
+        let store = Arc::clone(&self.store);
+        let written = tokio::task::spawn_blocking(move || store.put(&entry)).await;
+        written.map_err(|error| OutboxError::Interrupted(error.to_string()))??;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        let delivery = Delivery { calls: calls.clone(), report, reply: Some(reply) };
+        if self.queue.send(delivery).await.is_err() {
+            return Ok(Delivered::Kept);
+        }
+        Ok(answer.await.unwrap_or(Delivered::Kept))
+    }
+
+    /// Delivers what an earlier process left. For each directive `started` goes before `finished`.
+    pub async fn replay(&self, mothership: &Mothership, leftovers: Vec<Entry>) {
+        for entry in leftovers {
+            let calls = mothership.directive(entry.directive_id, entry.token);
+            tracing::info!(directive_id = %calls.id(), report = entry.report.kind().as_str(), "sending a report of an earlier run");
+            if self.queue.send(Delivery { calls, report: entry.report, reply: None }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl OutboxTask {
+    /// Delivers until `cancel`; what is not delivered by then stays on disk.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let mut deliveries = JoinSet::new();
+        // Reports of one directive go one after the other: `finished` must not overtake `started`.
+        let mut behind: BTreeMap<DirectiveId, Vec<Delivery>> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                delivery = self.queue.recv() => match delivery {
+                    Some(delivery) => match behind.get_mut(delivery.calls.id()) {
+                        Some(line) => line.push(delivery),
+                        None => {
+                            behind.insert(delivery.calls.id().clone(), Vec::new());
+                            deliveries.spawn(deliver(Arc::clone(&self.store), delivery));
+                        }
+                    },
+                    // The last handle is gone: end when what is under way is delivered.
+                    None if deliveries.is_empty() => break,
+                    None => {
+                        if let Some(done) = deliveries.join_next().await {
+                            self.settled(done, &mut behind, &mut deliveries);
+                        }
+                    }
+                },
+                Some(done) = deliveries.join_next() => self.settled(done, &mut behind, &mut deliveries),
+            }
+        }
+        deliveries.shutdown().await;
+    }
+
+    fn settled(
+        &self,
+        done: Result<DirectiveId, tokio::task::JoinError>,
+        behind: &mut BTreeMap<DirectiveId, Vec<Delivery>>,
+        deliveries: &mut JoinSet<DirectiveId>,
+    ) {
+        self.waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)))
+            .unwrap_or_default();
+        let id = match done {
+            Ok(id) => id,
+            Err(error) => {
+                tracing::error!(%error, "delivering a report broke off; it stays in the outbox");
+                return;
+            }
+        };
+        let Some(line) = behind.get_mut(&id) else { return };
+        if line.is_empty() {
+            behind.remove(&id);
+        } else {
+            deliveries.spawn(deliver(Arc::clone(&self.store), line.remove(0)));
+        }
+    }
+}
+
+/// Sends one report until it is settled, then takes its entry off the disk.
+async fn deliver(store: Arc<Store>, delivery: Delivery) -> DirectiveId {
+    let Delivery { calls, report, reply } = delivery;
+    let outcome = match &report {
+        Report::Started(request) => {
+            let answer = calls.mothership().with_retry(Deadline::Never, || calls.started(request)).await;
+            answer.map(Delivered::Started)
+        }
+        Report::Finished(request) => {
+            let answer = calls.mothership().with_retry(Deadline::Never, || calls.finished(request)).await;
+            answer.map(Delivered::Finished)
+        }
+    };
+    let delivered = outcome.unwrap_or_else(|error| {
+        tracing::error!(
+            directive_id = %calls.id(),
+            report = report.kind().as_str(),
+            %error,
+            "the mothership refused a report for good"
+        );
+        Delivered::Refused(error)
+    });
+    if let Some(reply) = reply
+        && let Err(unheard) = reply.send(delivered)
+    {
+        tracing::debug!(directive_id = %calls.id(), ?unheard, "nobody waits for this report any more");
+    }
+    let (id, kind) = (calls.id().clone(), report.kind());
+    let removed = tokio::task::spawn_blocking(move || store.remove(&id, kind)).await;
+    if let Ok(Err(error)) = removed {
+        tracing::error!(directive_id = %calls.id(), %error, "a settled report stays in the outbox and will be sent again");
+    }
+    calls.id().clone()
+}

@@ -1,0 +1,162 @@
+//! One report as it lies on disk: a line with length and checksum, then the report as JSON. Pure.
+
+use conduits::{DirectiveId, DirectiveToken, FinishedRequest, StartedRequest};
+use serde::{Deserialize, Serialize};
+
+use crate::logs::checksum;
+
+/// First word of the head line, with the version of the format.
+const MAGIC: &str = "nexus-outbox-1";
+
+/// What is reported.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "request", rename_all = "snake_case")]
+pub enum Report {
+    /// The command is about to run.
+    Started(StartedRequest),
+    /// It ended.
+    Finished(Box<FinishedRequest>),
+}
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReportKind {
+    /// [`Report::Started`]
+    Started,
+    /// [`Report::Finished`]
+    Finished,
+}
+
+impl ReportKind {
+    /// As in the file name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+impl Report {
+    /// Which of the two.
+    #[must_use]
+    pub fn kind(&self) -> ReportKind {
+        match self {
+            Self::Started(_) => ReportKind::Started,
+            Self::Finished(_) => ReportKind::Finished,
+        }
+    }
+}
+
+/// A report, whom it is about, and the lease's token (perhaps expired when it is sent: then it is recovered).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The directive.
+    pub directive_id: DirectiveId,
+    /// The token as it was when the entry was made.
+    pub token: DirectiveToken,
+    /// What to send.
+    pub report: Report,
+}
+
+/// Why a file is not an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// The head line is missing or of another format.
+    #[error("the head line is not that of an outbox entry")]
+    Head,
+    /// Shorter or longer than the head says.
+    #[error("it has {found} bytes of content, its head says {expected}")]
+    Length {
+        /// As the head says.
+        expected: usize,
+        /// As it is.
+        found: usize,
+    },
+    /// The content is not what was written.
+    #[error("its checksum does not match")]
+    Checksum,
+    /// The content is not a report (written by another version?).
+    #[error("its content is not a report: {0}")]
+    Content(String),
+}
+
+impl Entry {
+    /// The file name: directive and kind. Both are of characters that are safe in names.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        file_name(&self.directive_id, self.report.kind())
+    }
+
+    pub(super) fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let content = serde_json::to_vec(self)?;
+        let mut bytes = head_line(&content).into_bytes();
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&content);
+        Ok(bytes)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        let end = bytes.iter().position(|b| *b == b'\n').ok_or(EntryError::Head)?;
+        let (head, content) = (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default());
+        let head = std::str::from_utf8(head).map_err(|_| EntryError::Head)?;
+        let mut words = head.split(' ');
+        if words.next() != Some(MAGIC) {
+            return Err(EntryError::Head);
+        }
+        let expected: usize = words.next().and_then(|word| word.parse().ok()).ok_or(EntryError::Head)?;
+        if content.len() != expected {
+            return Err(EntryError::Length { expected, found: content.len() });
+        }
+        if head != head_line(content) {
+            return Err(EntryError::Checksum);
+        }
+        serde_json::from_slice(content).map_err(|error| EntryError::Content(error.to_string()))
+    }
+}
+
+/// Format, length and checksum. There is one spelling of each head, so a damaged one never passes.
+fn head_line(content: &[u8]) -> String {
+    format!("{MAGIC} {} {:016x}", content.len(), checksum(&[content]))
+}
+
+pub(super) fn file_name(id: &DirectiveId, kind: ReportKind) -> String {
+    format!("{id}.{}.report", kind.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conduits::FinishedStatus;
+    use proptest::prelude::*;
+
+    fn entry(diff: Vec<u8>) -> Entry {
+        let mut request = FinishedRequest::new(FinishedStatus::Failed);
+        request.exit_code = Some(3);
+        request.diff_base64 = Some(diff);
+        Entry {
+            directive_id: "d-1".parse().unwrap(),
+            token: DirectiveToken::new("a.b.c"),
+            report: Report::Finished(Box::new(request)),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(diff in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let entry = entry(diff);
+            prop_assert_eq!(Entry::decode(&entry.encode().unwrap()), Ok(entry));
+        }
+
+        #[test]
+        fn a_torn_or_damaged_file_is_never_taken_for_a_report(cut in any::<usize>(), at in any::<usize>(), bit in 0u8..8) {
+            let bytes = entry(vec![7; 60]).encode().unwrap();
+            prop_assert!(Entry::decode(&bytes[..cut % bytes.len()]).is_err());
+            let mut damaged = bytes;
+            let at = at % damaged.len();
+            damaged[at] ^= 1 << bit;
+            prop_assert!(Entry::decode(&damaged).is_err());
+        }
+    }
+}

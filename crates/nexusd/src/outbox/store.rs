@@ -1,0 +1,185 @@
+//! The outbox's folder: one file a report, each there whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use conduits::DirectiveId;
+use rustix::fs::{Mode, OFlags};
+
+use super::entry::{Entry, ReportKind, file_name};
+
+/// Largest file that is read back: a diff of the default 1 MiB in base64 is far below.
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Why the outbox could not keep a report.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// The disk said no.
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The report is not JSON.
+    #[error("the report cannot be written: {0}")]
+    Encode(#[from] serde_json::Error),
+    /// Too many undelivered reports.
+    #[error("the outbox holds {entries} undelivered reports and takes no more; check the connection to the mothership")]
+    Full {
+        /// So many.
+        entries: usize,
+    },
+    /// The runtime is shutting down.
+    #[error("writing the report broke off: {0}")]
+    Interrupted(String),
+}
+
+impl OutboxError {
+    /// True when the disk is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+    /// Names are looked up and synced through it.
+    fd: OwnedFd,
+}
+
+/// What opening the folder found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) entries: Vec<Entry>,
+    pub(super) set_aside: Vec<PathBuf>,
+}
+
+impl Store {
+    pub(super) fn open(dir: PathBuf) -> Result<(Self, Found), OutboxError> {
+        let io = |what| {
+            let path = dir.clone();
+            move |source: io::Error| OutboxError::Io { what, path, source }
+        };
+        make_private_dir(&dir).map_err(io("cannot make the outbox"))?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&dir, flags, Mode::empty()).map_err(|e| io("cannot open the outbox")(e.into()))?;
+        let found = scan(&dir).map_err(io("cannot list the outbox"))?;
+        Ok((Self { dir, fd }, found))
+    }
+
+    /// Durable when it returns.
+    pub(super) fn put(&self, entry: &Entry) -> Result<(), OutboxError> {
+        let name = entry.file_name();
+        let temporary = format!("{name}.tmp");
+        let io = |what| {
+            let path = self.dir.join(&name);
+            move |source: io::Error| OutboxError::Io { what, path, source }
+        };
+        let bytes = entry.encode()?;
+        let written = self.write_synced(&temporary, &bytes);
+        if let Err(source) = written {
+            // What was written of it is of no use; the next start removes it if this fails too.
+            rustix::fs::unlinkat(&self.fd, &temporary, rustix::fs::AtFlags::empty()).unwrap_or_default();
+            return Err(io("cannot write the report")(source));
+        }
+        rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name)
+            .map_err(|e| io("cannot place the report")(e.into()))?;
+        rustix::fs::fsync(&self.fd).map_err(|e| io("cannot sync the outbox for")(e.into()))
+    }
+
+    fn write_synced(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let mut file = File::from(fd);
+        file.write_all(bytes)?;
+        // The size is data here: fdatasync writes it too when it changed.
+        file.sync_data()
+    }
+
+    /// Gone when it returns, though perhaps back after a power cut: then it is sent again, which is harmless.
+    pub(super) fn remove(&self, id: &DirectiveId, kind: ReportKind) -> Result<(), OutboxError> {
+        let name = file_name(id, kind);
+        match rustix::fs::unlinkat(&self.fd, &name, rustix::fs::AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => {
+                Err(OutboxError::Io { what: "cannot remove", path: self.dir.join(&name), source: error.into() })
+            }
+        }
+    }
+}
+
+/// The folder and those above it, the new ones for us alone: reports hold tokens.
+fn make_private_dir(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn scan(dir: &Path) -> io::Result<Found> {
+    let mut aged = Vec::new();
+    let mut found = Found::default();
+    for item in fs::read_dir(dir)? {
+        let item = item?;
+        let path = item.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            // Never renamed, so never sent: the report was not made, and whoever made it did not go on.
+            Some("tmp") => fs::remove_file(&path)?,
+            Some("report") => match read_entry(&path) {
+                Ok(entry) => aged.push((item.metadata()?.modified()?, entry)),
+                Err(why) => found.set_aside.push(set_aside(&path, &why)?),
+            },
+            _ => {}
+        }
+    }
+    aged.sort_by(|(a_time, a), (b_time, b)| {
+        (a_time, &a.directive_id, a.report.kind()).cmp(&(b_time, &b.directive_id, b.report.kind()))
+    });
+    found.entries = started_first(aged.into_iter().map(|(_, entry)| entry).collect());
+    Ok(found)
+}
+
+/// Times of files may be equal or wrong: of one directive `started` goes first whatever they say.
+fn started_first(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let mut ordered = Vec::with_capacity(entries.len());
+    while !entries.is_empty() {
+        let id = entries[0].directive_id.clone();
+        let (mut of_one, others): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.directive_id == id);
+        of_one.sort_by_key(|entry| entry.report.kind());
+        ordered.append(&mut of_one);
+        entries = others;
+    }
+    ordered
+}
+
+fn read_entry(path: &Path) -> Result<Entry, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let entry = Entry::decode(&bytes).map_err(|error| error.to_string())?;
+    let name = entry.file_name();
+    if path.file_name().and_then(|n| n.to_str()) != Some(name.as_str()) {
+        return Err(format!("its content belongs into {name}"));
+    }
+    Ok(entry)
+}
+
+fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".corrupt");
+    let aside = PathBuf::from(name);
+    fs::rename(path, &aside)?;
+    tracing::error!(
+        file = %aside.display(),
+        why,
+        "a damaged report was set aside; the directive's outcome may not be known to the mothership"
+    );
+    Ok(aside)
+}

@@ -1,0 +1,188 @@
+//! `nexusd run`: one command through the very line, driver, proxy and limits that a directive gets, without a control
+//! plane. Its output is the terminal's, its exit code the process's.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use conduits::{DirectiveId, FinishedRequest, NetMode, SandboxProfile};
+use sandbox::{Driver, StopReason};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::RunArgs;
+use crate::config::Config;
+use crate::directive::report::{Reporter, TerminalDesk};
+use crate::directive::stop::StopSwitch;
+use crate::directive::{Order, carry_out};
+use crate::engine::{Engine, EngineError, Surroundings};
+use crate::facility::hand_over_folder;
+use crate::logs::Logs;
+use crate::signals::Signals;
+
+/// The one facility that a run of its own has.
+const FACILITY: &str = "run";
+
+/// Why the command was not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The folder for the run's own state.
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Folder {
+        /// What was being done.
+        what: &'static str,
+        /// To which folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The facility belongs to somebody whose files are not handed over unasked.
+    #[error(
+        "--facility {path} belongs to uid {owner}, but the sandbox runs as uid {sandbox} and could not write there: run \
+         nexusd as uid {owner}, or chown -R {sandbox} the folder",
+        path = path.display()
+    )]
+    Owner {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The sandbox's uid.
+        sandbox: u32,
+    },
+    /// Standard output or standard error is closed.
+    #[error("cannot write to standard output or standard error: {0}")]
+    Terminal(io::Error),
+    /// Signals cannot be listened to.
+    #[error("cannot listen to signals: {0}")]
+    Signals(io::Error),
+    /// The line ended without an end.
+    #[error("the run ended without a result")]
+    NoEnd,
+}
+
+/// A folder of the run's own that is gone when the value is.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it beneath `parent`, closed to everybody else.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new(parent: &Path) -> Result<Self, RunError> {
+        let path = parent.join(format!("nexusd-run-{:016x}", rand::random::<u64>()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|source| RunError::Folder { what: "make the folder", path: path.clone(), source })?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "the run's own folder stays behind");
+        }
+    }
+}
+
+/// Runs the command and says how it ended. `file` tells whether `config` was read from a file: without one, the
+/// person at the terminal is the operator, and what he asks for is what he allows.
+///
+/// # Errors
+/// The run could not be set up; a command that fails is no error.
+pub async fn run(
+    args: RunArgs,
+    mut config: Config,
+    file: bool,
+    around: Surroundings,
+    scratch: &Scratch,
+) -> Result<FinishedRequest, RunError> {
+    config.work_dir = scratch.path().to_owned();
+    config.bwrap.proxy_socket_dir = scratch.path().join("proxy");
+    config.supported_sandbox_profiles = vec![args.profile];
+    if let Some(timeout) = args.timeout {
+        config.limits.default_timeout = timeout;
+        config.limits.max_timeout = timeout;
+    }
+    if !file {
+        config.operator.net_ceiling = NetMode::Unrestricted;
+        config.min_free_bytes = 0;
+    }
+    let counters = Arc::default();
+    let metrics = Arc::new(crate::engine::metrics(&counters));
+    let give_up = CancellationToken::new();
+    let engine = Engine::new(config, around, metrics, counters, &give_up).await?;
+    if let Some(folder) = &args.facility {
+        settle_owner(&engine, folder, args.profile)?;
+    }
+    let order = Order {
+        id: DirectiveId::generate(),
+        spec: spec_of(&args),
+        folder: args.facility.clone(),
+        received: Instant::now(),
+    };
+    let logs = Logs::to_terminal(&engine.tasks, CancellationToken::new()).map_err(RunError::Terminal)?;
+    let reporter = Reporter::Terminal(TerminalDesk::new(logs));
+    let stop = StopSwitch::default();
+    let mut signals = Signals::new().map_err(RunError::Signals)?;
+    {
+        let mut line = Box::pin(carry_out(&engine, order, &reporter, &stop));
+        tokio::select! {
+            () = &mut line => {}
+            () = async { signals.again().await; stop.stop(StopReason::Cancel); signals.again().await; stop.stop(StopReason::LeaseLost) } => line.await,
+            () = async { stop.stopped().await; std::future::pending().await } => {}
+        }
+    }
+    give_up.cancel();
+    engine.tasks.close();
+    engine.tasks.wait().await;
+    match reporter {
+        Reporter::Terminal(desk) => desk.into_end().ok_or(RunError::NoEnd),
+        Reporter::Mothership(_) => Err(RunError::NoEnd),
+    }
+}
+
+/// The specification that a mothership would have sent.
+fn spec_of(args: &RunArgs) -> Value {
+    let mut net = json!({ "mode": args.net.as_str() });
+    if args.net == NetMode::Allowlist {
+        net["allow"] = args.allow.iter().map(ToString::to_string).collect::<Vec<_>>().into();
+    }
+    let env: serde_json::Map<String, Value> =
+        args.env.iter().map(|(name, value)| (name.as_str().to_owned(), Value::from(value.as_str()))).collect();
+    json!({
+        "directive_id": FACILITY,
+        "facility": { "id": FACILITY },
+        "sandbox_profile": args.profile.as_str(),
+        "command": args.script,
+        "capabilities": { "net": net },
+        "env": env,
+    })
+}
+
+/// A folder of root's is handed over to the sandbox's uid, as every facility is; another user's is not touched.
+fn settle_owner(engine: &Engine, folder: &Path, profile: SandboxProfile) -> Result<(), RunError> {
+    let fail = |what| move |source| RunError::Folder { what, path: folder.to_owned(), source };
+    let owner = fs::metadata(folder).map_err(fail("read --facility"))?.uid();
+    let sandbox = engine.drivers.owner(Driver::Bwrap);
+    let confined = matches!(profile, SandboxProfile::Untrusted | SandboxProfile::Trusted);
+    if !confined || owner == sandbox.uid {
+        return Ok(());
+    }
+    if owner != 0 {
+        return Err(RunError::Owner { path: folder.to_owned(), owner, sandbox: sandbox.uid });
+    }
+    hand_over_folder(folder, sandbox.uid, sandbox.gid).map_err(fail("hand over --facility"))
+}

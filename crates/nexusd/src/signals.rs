@@ -1,0 +1,63 @@
+//! Signals from the operator and words to the service manager.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+/// SIGTERM and SIGINT end the daemon, SIGHUP reloads.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Takes the signals over from their default actions.
+    ///
+    /// # Errors
+    /// The runtime cannot listen to them.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the order to stop; calls `reload` at each SIGHUP meanwhile.
+    pub async fn until_stop(&mut self, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => { info!("SIGTERM: shutting down"); return }
+                _ = self.interrupt.recv() => { info!("SIGINT: shutting down"); return }
+                _ = self.hangup.recv() => { info!("SIGHUP: reloading"); reload() }
+            }
+        }
+    }
+
+    /// Waits for a further order to stop.
+    pub async fn again(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Tells systemd that the daemon is up (`sd_notify(3)`, READY=1); nothing where nobody listens.
+pub fn notify_ready() {
+    notify(&sd_notify::NotifyState::Ready);
+}
+
+/// Tells systemd that the daemon is going down.
+pub fn notify_stopping() {
+    notify(&sd_notify::NotifyState::Stopping);
+}
+
+fn notify(state: &sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        warn!(%error, "the service manager could not be told");
+    }
+}

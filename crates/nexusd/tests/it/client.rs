@@ -1,0 +1,208 @@
+//! The client against a real server on loopback that misbehaves in every way the protocol's table knows.
+
+pub(crate) mod server;
+
+use std::time::{Duration, Instant};
+
+use conduits::{DirectiveHeartbeatRequest, DirectiveToken, FinishedRequest, FinishedStatus, LogChunkRequest, LogStream, PollRequest, StartedRequest};
+use nexusd::client::directive::EncodedChunk;
+use nexusd::client::{CallError, ClientSettings, Deadline, DirectiveCalls, Mothership};
+
+use server::{Fault, Server};
+
+pub(crate) fn mothership(server: &Server) -> Mothership {
+    let mut settings = ClientSettings::new(server.url());
+    settings.territory_header = Some("t-1".parse().unwrap());
+    settings.request_timeout = Duration::from_secs(1);
+    Mothership::new(&settings).unwrap()
+}
+
+pub(crate) fn directive(server: &Server) -> DirectiveCalls {
+    mothership(server).directive("d-1".parse().unwrap(), DirectiveToken::new(server::FIRST_TOKEN))
+}
+
+fn finished() -> FinishedRequest {
+    FinishedRequest::new(FinishedStatus::Succeeded)
+}
+
+fn poll() -> PollRequest {
+    PollRequest { supported_sandbox_profiles: vec![], max_directives_to_claim: 1, claim_id: None }
+}
+
+fn chunk(seq: u64, bytes: &[u8]) -> EncodedChunk {
+    EncodedChunk::new(&LogChunkRequest { stream: LogStream::Stdout, seq, bytes: bytes.to_vec(), truncated: false }).unwrap()
+}
+
+#[tokio::test]
+async fn calls_carry_identity_token_and_preference() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    calls.started(&StartedRequest::default()).await.unwrap();
+    let polled = calls.mothership().poll(&poll(), Some(Duration::from_secs(25))).await.unwrap();
+    assert!(polled.wait_applied);
+    assert!(!calls.mothership().poll(&poll(), None).await.unwrap().wait_applied);
+    let seen = server.seen();
+    assert_eq!(seen[0].path, "/conduits/v1/directives/d-1/started");
+    assert_eq!(seen[0].header("x-nexus-territory-id"), "t-1");
+    assert_eq!(seen[0].header("authorization"), format!("Bearer {}", server::FIRST_TOKEN));
+    assert!(seen[0].header("user-agent").starts_with("nexusd/"));
+    assert_eq!(seen[1].header("prefer"), "wait=25");
+    assert_eq!(seen[1].header("authorization"), "");
+    assert_eq!(seen[2].header("prefer"), "");
+    assert_eq!(server.connections(), 1, "one connection is kept alive");
+}
+
+#[tokio::test]
+async fn a_heartbeat_replaces_the_token_everywhere() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    let uploads = calls.clone();
+    calls.heartbeat(&DirectiveHeartbeatRequest::default(), Some(Duration::from_secs(1))).await.unwrap();
+    uploads.log_chunk(&chunk(0, b"x")).await.unwrap();
+    assert_eq!(server.seen().last().unwrap().header("authorization"), "Bearer beat-1");
+}
+
+#[tokio::test]
+async fn a_401_starts_one_recovery_for_all_who_met_it() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    server.expire_tokens();
+    let (first, second, third) = (chunk(0, b"a"), chunk(1, b"b"), chunk(2, b"c"));
+    let (a, b, c) = tokio::join!(calls.log_chunk(&first), calls.log_chunk(&second), calls.log_chunk(&third));
+    a.and(b).and(c).unwrap();
+    assert_eq!(server.count("/token"), 1);
+    assert_eq!(server.stored(LogStream::Stdout), b"abc");
+}
+
+#[tokio::test]
+async fn a_server_without_recovery_ends_it_after_one_try() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    server.expire_tokens();
+    server.always("/token", Fault::Status(404, None, ""));
+    for _ in 0..3 {
+        assert!(matches!(calls.finished(&finished()).await, Err(CallError::Unauthorized(_))));
+    }
+    assert_eq!(server.count("/token"), 1, "asked once");
+    assert_eq!(server.count("/finished"), 1, "and not again without a token");
+}
+
+#[tokio::test]
+async fn nonsense_is_survived_and_named() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    let huge = "x".repeat(5_000_000);
+    let cases: [(Fault, &str); 6] = [
+        (Fault::Status(200, None, "<html>Welcome to the hotel</html>"), "no JSON object: <html>Welcome"),
+        (Fault::Body(huge), "longer than 4194304 bytes"),
+        (Fault::Status(200, None, r#"{"ok":"perhaps"}"#), "invalid type"),
+        (Fault::Status(200, None, r#"{"ok":true,"directive_id":"d-2"}"#), "about directive d-2"),
+        (Fault::Status(302, None, ""), "unexpected status 302"),
+        (Fault::Status(200, None, "[]"), "no JSON object: []"),
+    ];
+    for (fault, want) in cases {
+        server.once("/finished", fault);
+        let error = calls.finished(&finished()).await.unwrap_err();
+        assert!(matches!(&error, CallError::Nonsense { what } if what.contains(want)), "{want}: {error:?}");
+        assert!(error.to_string().len() < 700);
+    }
+    server.once("/log_chunks", Fault::Status(200, None, "{}"));
+    assert!(matches!(calls.log_chunk(&chunk(0, b"x")).await, Err(CallError::Nonsense { .. })), "{{}} acknowledges nothing");
+    server.once("/log_chunks", Fault::Status(200, None, r#"{"ok":true,"stored":true,"stream":"stdout","seq":7}"#));
+    assert!(matches!(calls.log_chunk(&chunk(0, b"x")).await, Err(CallError::Nonsense { .. })), "another chunk's");
+    calls.finished(&finished()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_endless_answer_is_cut_and_a_stalled_one_times_out() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    server.once("/finished", Fault::Endless);
+    let error = calls.finished(&finished()).await.unwrap_err();
+    assert!(matches!(error, CallError::Nonsense { .. }), "{error:?}");
+    server.once("/finished", Fault::Stall);
+    let begun = Instant::now();
+    let error = calls.finished(&finished()).await.unwrap_err();
+    assert!(matches!(&error, CallError::Unavailable { why, .. } if why.starts_with("timed out")), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn retries_obey_retry_after_and_end_with_refusals() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    let (home, report) = (calls.mothership(), finished());
+    server.once("/finished", Fault::Status(429, Some("1"), ""));
+    let begun = Instant::now();
+    home.with_retry(Deadline::Never, || calls.finished(&report)).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    server.always("/finished", Fault::Status(409, None, r#"{"error":"conflict","detail":"payload differs"}"#));
+    let before = server.count("/finished");
+    let error = home.with_retry(Deadline::Never, || calls.finished(&report)).await.unwrap_err();
+    assert_eq!(error.to_string(), "409, in conflict with what the mothership holds (conflict: payload differs)");
+    assert_eq!(server.count("/finished"), before + 1);
+    server.always("/finished", Fault::Status(500, None, ""));
+    let begun = Instant::now();
+    let error = home.with_retry(Deadline::within(Duration::from_millis(400)), || calls.finished(&report)).await;
+    assert!(matches!(error, Err(CallError::Unavailable { .. })));
+    assert!(begun.elapsed() < Duration::from_millis(900));
+}
+
+#[tokio::test]
+async fn lost_answers_are_asked_for_again() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    server.once("/log_chunks", Fault::LostAnswer);
+    server.once("/log_chunks", Fault::Reset);
+    let chunk = chunk(0, b"only once");
+    let answer = calls.mothership().with_retry(Deadline::Never, || calls.log_chunk(&chunk)).await.unwrap();
+    assert!(answer.duplicate);
+    assert_eq!(server.stored(LogStream::Stdout), b"only once");
+}
+
+#[tokio::test]
+async fn an_outage_is_probed_by_one_and_work_flows_within_two_seconds_of_its_end() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    server.always("", Fault::Reset);
+    let home = calls.mothership().clone();
+    let mut waiting = tokio::task::JoinSet::new();
+    for seq in 0..20u64 {
+        let (home, calls) = (home.clone(), calls.clone());
+        waiting.spawn(async move {
+            let chunk = chunk(seq, b"0123456789");
+            home.with_retry(Deadline::Never, || calls.log_chunk(&chunk)).await.unwrap();
+            Instant::now()
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    assert!(home.reach().is_down());
+    let asked = server.seen().len();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let probes = server.seen().len() - asked;
+    assert!((1..=4).contains(&probes), "{probes} requests in three seconds of outage");
+    server.heal();
+    let back = Instant::now();
+    let mut first = None;
+    let mut last = back;
+    while let Some(at) = waiting.join_next().await {
+        let at = at.unwrap();
+        first.get_or_insert(at);
+        last = at;
+    }
+    assert!(first.unwrap() - back < Duration::from_secs(2), "{:?}", first.unwrap() - back);
+    assert!(last - back < Duration::from_millis(3000), "{:?}", last - back);
+    assert_eq!(server.stored(LogStream::Stdout).len(), 200);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_say_why() {
+    let fault = |url: &str| Mothership::new(&ClientSettings::new(url)).unwrap_err().to_string();
+    assert!(fault("ftp://x").contains("neither https nor http"));
+    assert!(fault("https://user:hunter2@x/").contains("credentials"));
+    assert!(!fault("https://user:hunter2@x/").contains("hunter2"));
+    assert!(fault("nonsense").contains("server_url"));
+    let mut settings = ClientSettings::new("https://localhost:1");
+    settings.tls.identity = Some(nexusd::client::PemIdentity { cert_pem: b"x".to_vec(), key_pem: b"y".to_vec() });
+    assert!(Mothership::new(&settings).unwrap_err().to_string().contains("client certificate"));
+}
