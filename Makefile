@@ -1,0 +1,65 @@
+# Every command of the project. `make` alone prints them.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+# Rust as rustup installs it, also before a shell's profile knows of it.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# make demo KEEP=1: leave the control plane and the daemon running
+KEEP ?=
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## run the whole system on this machine and watch six directives (KEEP=1 leaves it running)
+	@KEEP='$(KEEP)' tools/demo.sh
+
+.PHONY: test
+test: bootstrap-run ## run every test; missing packages and Rust are installed first
+	@tools/test.sh
+
+.PHONY: build
+build: bootstrap-run ## build ./nexusd and ./mothership (release)
+	@$(CARGO) build --release --locked -p nexusd -p mothership
+	@install -m 0755 '$(TARGET)/release/nexusd' '$(TARGET)/release/mothership' .
+
+.PHONY: check
+check: bootstrap-check ## formatting, lints, file sizes, licences, architecture, unit tests
+	@$(CARGO) fmt --all --check
+	@tools/file-sizes.sh
+	@tools/deny.sh
+	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@tools/test.sh -E 'kind(lib) | kind(bin) | binary(house)'
+
+.PHONY: test-bwrap
+test-bwrap: bootstrap-run ## the bubblewrap driver's tests alone, at most 120 s once compiled
+	@tools/test-driver.sh bwrap
+
+.PHONY: bench
+bench: build ## latencies and memory of the whole system, against plain bubblewrap
+	@$(CARGO) bench --locked -p nexusd --bench latency
+
+.PHONY: build-linux
+build-linux: bootstrap-build ## static release binaries for amd64 and arm64 in dist/
+	@tools/build-release.sh linux
+
+.PHONY: build-macos
+build-macos: ## the macOS daemon (arm64) in dist/; needs a Mac
+	@tools/build-release.sh macos
+
+.PHONY: fmt
+fmt: bootstrap-check ## format the source
+	@$(CARGO) fmt --all
+
+.PHONY: clean
+clean: ## remove what was built here
+	@rm -rf dist nexusd mothership
+	@$(CARGO) clean
+
+.PHONY: bootstrap-build bootstrap-check bootstrap-run
+bootstrap-build bootstrap-check bootstrap-run: bootstrap-%:
+	@tools/bootstrap.sh $*

@@ -1,0 +1,145 @@
+#!/bin/sh
+# Installs what is missing on this machine, and nothing else. Every make target calls it; with nothing missing it takes
+# a few milliseconds and prints nothing.
+#
+#   tools/bootstrap.sh build    what compiling needs: a C compiler, libc's headers and archive, git, Rust
+#   tools/bootstrap.sh check    the same, and clippy and rustfmt
+#   tools/bootstrap.sh run      the same as build, and what sandboxes need: bubblewrap, socat, user namespaces
+#
+# Packages come by apt-get (with sudo where it is not run by root), Rust by rustup into ~/.cargo (no shell profile is
+# touched). cargo-nextest is not installed: it takes ten minutes to compile, and tools/test.sh does without it.
+set -eu
+cd "$(dirname "$0")/.."
+
+purpose=${1:-run}
+case $purpose in build | check | run) ;; *)
+    echo "usage: tools/bootstrap.sh build|check|run" >&2
+    exit 2
+    ;;
+esac
+
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
+say() { echo "bootstrap: $*" >&2; }
+die() {
+    say "$@"
+    exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        die "this needs root, and there is no sudo here. As root, run: $*"
+    fi
+}
+
+# --- packages -------------------------------------------------------------------------------------------------------
+
+missing=''
+need_command() { have "$1" || missing="$missing $2"; }
+need_file() { # a glob, the package that brings it
+    for found in $1; do
+        [ -e "$found" ] && return
+    done
+    missing="$missing $2"
+}
+
+if [ "$(uname -s)" = Linux ]; then
+    need_command gcc gcc
+    need_command make make
+    need_command git git
+    # the helper that runs inside every sandbox is linked statically
+    need_file '/usr/lib/*/libc.a /usr/lib/libc.a /usr/lib64/libc.a' libc6-dev
+    need_file '/etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt' ca-certificates
+    have cargo || need_command curl curl
+    if [ "$purpose" = run ]; then
+        need_command bwrap bubblewrap
+        need_command socat socat
+        need_command ip iproute2
+        need_command setpriv util-linux
+    fi
+fi
+
+if [ -n "$missing" ]; then
+    have apt-get || die "missing here:$missing (Debian's names). Install them with this system's package tool, then try again"
+    say "installing:$missing"
+    apt() {
+        # The lock of another apt-get and a network that stumbles are waited for, with a bound.
+        as_root timeout 600 env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+            -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@" </dev/null >&2
+    }
+    apt update || say "apt-get update failed; trying with the package lists that are here"
+    # shellcheck disable=SC2086 # a list of words
+    apt install --no-install-recommends $missing || die "apt-get could not install:$missing"
+fi
+
+# --- Rust -----------------------------------------------------------------------------------------------------------
+
+wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+# 1.95 -> 1095, so that versions compare as numbers; 0 where there is no cargo that runs
+version_number() { cargo --version 2>/dev/null | awk -F'[ .]' '{ print $2 * 1000 + $3 } END { if (!NR) print 0 }'; }
+wanted_number=$(echo "$wanted" | awk -F. '{ print $1 * 1000 + $2 }')
+
+if [ "$(version_number)" -lt "$wanted_number" ]; then
+    if have rustup; then
+        die "Rust $wanted is needed, here is: $(cargo --version 2>&1 | head -n 1). Run: rustup toolchain install $wanted && rustup default $wanted"
+    fi
+    have curl || die "curl is needed to install Rust"
+    say "installing Rust $wanted by rustup into ${CARGO_HOME:-$HOME/.cargo}"
+    installer=$(mktemp)
+    trap 'rm -f "$installer"' EXIT
+    fetch() { curl --proto '=https' --tlsv1.2 -sSf --retry 3 --max-time 120 -o "$installer" "$1"; }
+    # the same script, at the address that people know and where Rust itself is served from
+    fetch https://sh.rustup.rs || fetch https://static.rust-lang.org/rustup/rustup-init.sh ||
+        die "neither sh.rustup.rs nor static.rust-lang.org could be reached; install Rust $wanted, then try again"
+    # A cargo of the distribution that is too old stays as it is: ours comes first on the PATH of make.
+    RUSTUP_INIT_SKIP_PATH_CHECK=yes timeout 1200 sh "$installer" -y --no-modify-path --profile minimal \
+        --default-toolchain "$wanted" --component clippy,rustfmt </dev/null >&2 || die "rustup failed"
+    say "for a shell of your own: . ${CARGO_HOME:-$HOME/.cargo}/env"
+fi
+
+if [ "$purpose" = check ] && have rustup; then
+    cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+    cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+fi
+
+# --- user namespaces ------------------------------------------------------------------------------------------------
+
+[ "$purpose" = run ] && [ "$(uname -s)" = Linux ] || exit 0
+
+# The smallest sandbox, as an ordinary user: as root nexusd drops to one before it starts bubblewrap.
+sandbox_works() {
+    set -- bwrap --unshare-all --ro-bind / / true
+    if [ "$(id -u)" = 0 ]; then
+        setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+    else
+        "$@"
+    fi
+}
+
+complaint=$(cd / && sandbox_works 2>&1) && exit 0
+
+setting=''
+if [ "$(cat /proc/sys/kernel/unprivileged_userns_clone 2>/dev/null)" = 0 ]; then
+    setting='kernel.unprivileged_userns_clone=1'
+elif [ "$(cat /proc/sys/kernel/apparmor_restrict_unprivileged_userns 2>/dev/null)" = 1 ]; then
+    setting='kernel.apparmor_restrict_unprivileged_userns=0'
+fi
+say "bubblewrap cannot make a sandbox here: $complaint"
+[ -n "$setting" ] || die "no kernel setting known to Nexus explains it; inside a container, user namespaces must be allowed by its runtime"
+say "this kernel setting lets it: $setting"
+
+# It is a setting of the whole machine: only a person, or a CI machine that says it is one, may have it changed.
+if [ "${CI:-}" != true ]; then
+    [ -t 0 ] && [ -t 2 ] || die "to set it until the next boot: sudo sysctl -w $setting"
+    printf 'bootstrap: set it now, until the next boot? [y/N] ' >&2
+    read -r answer
+    case $answer in [yY]*) ;; *) die "left as it is. To set it: sudo sysctl -w $setting" ;; esac
+fi
+as_root sysctl -w "$setting" >&2
+complaint=$(cd / && sandbox_works 2>&1) || die "still: $complaint"
+say "to keep it: echo '$setting' | sudo tee /etc/sysctl.d/99-nexus-userns.conf"
