@@ -6,7 +6,8 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a measuring program: it prints, and any failure ends it"
+    clippy::too_many_lines,
+    reason = "a measuring program, one script from top to bottom: it prints, and any failure ends it"
 )]
 
 use std::sync::Arc;
@@ -89,6 +90,32 @@ async fn main() {
     workers.join_all().await;
     assert_eq!(done.load(Ordering::Relaxed), count);
     report("poll + started + finished", 3 * count, began.elapsed());
+
+    let mut waits = Vec::new();
+    for _ in 0..200 {
+        let poll = json!({ "supported_sandbox_profiles": ["untrusted"], "max_directives_to_claim": 1 });
+        let held = territory.post(format!("{url}/conduits/v1/polls")).header("prefer", "wait=20").json(&poll);
+        let held = tokio::spawn(async move { held.send().await.unwrap().json::<Value>().await.unwrap() });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let facility = make("facilities", json!({})).await;
+        let made = make("directives", json!({ "facility_id": facility["id"], "command": "true" })).await;
+        let polled = held.await.unwrap();
+        let token = polled["directives"][0]["directive_token"].as_str().unwrap();
+        let id = made["id"].as_str().unwrap();
+        let request = user.get(format!("{url}/api/v1/directives/{id}")).bearer_auth(&admin);
+        let seen: Value = request.send().await.unwrap().json().await.unwrap();
+        let time = |field: &str| seen[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        waits.push(time("leased_at").duration_since(time("queued_at")).as_micros());
+        let body = json!({ "status": "succeeded" });
+        call(&territory, &format!("directives/{id}/finished"), token, body).await;
+    }
+    waits.sort_unstable();
+    println!(
+        "queued to leased by a held poll: median {} us, 95 % {} us, of {}",
+        waits[waits.len() / 2],
+        waits[waits.len() * 95 / 100],
+        waits.len()
+    );
     running.stop().await;
 }
 

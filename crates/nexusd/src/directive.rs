@@ -118,6 +118,12 @@ impl Unplaced {
 async fn place(engine: &Engine, order: &Order, stop: &StopSwitch) -> Result<(Admitted, Occupied), Unplaced> {
     let refused = |ended_by, why: &dyn std::fmt::Display| Unplaced::Refused { ended_by, why: why.to_string() };
     let spec = DirectiveSpec::from_value(&order.spec).map_err(|error| refused("refused", &error))?;
+    if spec.directive_id != order.id {
+        return Err(refused(
+            "refused",
+            &format!("directive_id {} is not the id of the lease, {}", spec.directive_id, order.id),
+        ));
+    }
     let admitted = admit::admit(spec, &engine.facts()).map_err(|refusal| refused("refused", &refusal))?;
     if let Some(folder) = &order.folder {
         return Ok((admitted, Occupied::folder(folder).map_err(|error| refused("facility", &error))?));
@@ -294,7 +300,6 @@ async fn report(
     times.ship = ended_at.elapsed();
     engine.metrics.directive_ended(status, engine.config.driver_of(profile), profile, order.received.elapsed());
     info!(
-        directive = %order.id,
         profile = profile.as_str(),
         status = status.as_str(),
         exit_code,

@@ -127,12 +127,8 @@ pub async fn run(
     if let Some(folder) = &args.facility {
         settle_owner(&engine, folder, args.profile)?;
     }
-    let order = Order {
-        id: DirectiveId::generate(),
-        spec: spec_of(&args),
-        folder: args.facility.clone(),
-        received: Instant::now(),
-    };
+    let id = DirectiveId::generate();
+    let order = Order { spec: spec_of(&id, &args), id, folder: args.facility.clone(), received: Instant::now() };
     let logs = Logs::to_terminal(&engine.tasks, CancellationToken::new()).map_err(RunError::Terminal)?;
     let reporter = Reporter::Terminal(TerminalDesk::new(logs));
     let stop = StopSwitch::default();
@@ -155,7 +151,7 @@ pub async fn run(
 }
 
 /// The specification that a mothership would have sent.
-fn spec_of(args: &RunArgs) -> Value {
+fn spec_of(id: &DirectiveId, args: &RunArgs) -> Value {
     let mut net = json!({ "mode": args.net.as_str() });
     if args.net == NetMode::Allowlist {
         net["allow"] = args.allow.iter().map(ToString::to_string).collect::<Vec<_>>().into();
@@ -163,7 +159,7 @@ fn spec_of(args: &RunArgs) -> Value {
     let env: serde_json::Map<String, Value> =
         args.env.iter().map(|(name, value)| (name.as_str().to_owned(), Value::from(value.as_str()))).collect();
     json!({
-        "directive_id": FACILITY,
+        "directive_id": id,
         "facility": { "id": FACILITY },
         "sandbox_profile": args.profile.as_str(),
         "command": args.script,

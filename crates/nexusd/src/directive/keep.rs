@@ -10,9 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use super::lease::{BootTime, Lease};
+use super::report::MothershipDesk;
 use super::stop::StopSwitch;
-use crate::client::DirectiveCalls;
-use crate::observe::metrics::Metrics;
 
 /// A directive that is over sooner than this costs no heartbeat at all.
 const FIRST_HEARTBEAT_AFTER: Duration = Duration::from_millis(100);
@@ -21,21 +20,16 @@ const FIRST_HEARTBEAT_AFTER: Duration = Duration::from_millis(100);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Sends heartbeats until the lease is lost or the future dropped; turns `stop` on a cancel and on the loss.
-pub async fn keep_lease(
-    calls: &DirectiveCalls,
-    lease: &Lease,
-    interval: Duration,
-    stop: &StopSwitch,
-    metrics: &Metrics,
-) {
+pub async fn keep_lease(desk: &MothershipDesk, stop: &StopSwitch) {
+    let lease = &desk.lease;
     // The answer is held for at most a third of the lease, so that two lost ones still leave time.
-    let hold = interval.min(lease.ttl() / 3);
+    let hold = desk.heartbeat.min(lease.ttl() / 3);
     sleep(FIRST_HEARTBEAT_AFTER).await;
     loop {
         let sent = (Instant::now(), BootTime::now());
         let request =
             DirectiveHeartbeatRequest { progress: Map::new(), last_output_seq: None, now: Some(Timestamp::now()) };
-        match calls.heartbeat(&request, Some(hold)).await {
+        match desk.calls.heartbeat(&request, Some(hold)).await {
             Ok(held) => {
                 let answer = held.answer;
                 if answer.lease_renewed {
@@ -47,13 +41,15 @@ pub async fn keep_lease(
                 // A server that held the answer is asked again at once; one that did not, at the interval.
                 sleep_until(next_beat(sent.0, hold, held.wait_applied && !answer.cancel_requested)).await;
             }
+            // The end is being reported: a heartbeat that was held meanwhile is told so.
+            Err(error) if error.ends_the_lease() && !*desk.running.borrow() => return,
             Err(error) if error.ends_the_lease() => {
                 warn!(%error, "the lease is lost: the run is killed");
                 stop.stop(StopReason::LeaseLost);
                 return;
             }
             Err(error) => {
-                metrics.heartbeat_errors.inc();
+                desk.metrics.heartbeat_errors.inc();
                 debug!(%error, "a heartbeat failed");
                 sleep(AFTER_FAILURE.min(hold)).await;
             }

@@ -59,7 +59,7 @@ pub struct MothershipDesk {
     pub give_up: CancellationToken,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// True once `started` was accepted: heartbeats are welcome from then on.
+    /// True from the acceptance of `started` to the sending of `finished`: as long as a heartbeat is welcome.
     pub running: watch::Sender<bool>,
 }
 
@@ -155,7 +155,7 @@ impl Reporter {
             let mut running = desk.running.subscribe();
             let beats = async {
                 if running.wait_for(|running| *running).await.is_ok() {
-                    keep_lease(&desk.calls, &desk.lease, desk.heartbeat, stop, &desk.metrics).await;
+                    keep_lease(desk, stop).await;
                 }
             };
             tokio::join!(beats, expire(&desk.lease, stop));
@@ -177,6 +177,7 @@ impl Reporter {
             info!(directive = %id, status = request.status.as_str(), "not reported: the lease is lost");
             return;
         }
+        desk.running.send_replace(false);
         let delivered = tokio::select! {
             delivered = desk.outbox.deliver(&desk.calls, Report::Finished(Box::new(request))) => delivered,
             () = async { desk.give_up.cancelled().await; tokio::time::sleep(ANSWER_AT_SHUTDOWN).await } => Ok(Delivered::Kept),

@@ -197,6 +197,7 @@ fn single_facts() {
     let ends = |not_after| Facts { credentials: Credentials::Pair { not_before: 0, not_after }, ..base() };
     let day = 86_400;
     let table = [
+        ("podman missing, nothing configured", row(&Facts { engine: Ran::Missing, ..good() }, "podman")),
         (
             "restricted by AppArmor, yet bwrap works",
             row(

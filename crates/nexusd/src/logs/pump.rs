@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::spool::Chunk;
 use super::stage::{STREAMS, Stage, of};
-use super::{Command, Drained, Progress};
+use super::{Command, Drained, LogTrouble, Progress};
 use crate::client::directive::EncodedChunk;
 use crate::client::{CallError, Deadline, DirectiveCalls};
 
@@ -321,11 +321,19 @@ impl Pump {
     }
 
     async fn finish(&mut self) {
-        let kept = self.stage.as_ref().and_then(|stage| stage.trouble().cloned());
-        if let Some(trouble) = kept {
-            tracing::error!(directive_id = %self.calls.id(), %trouble, "the log is not whole");
+        let trouble = self.stage.as_ref().and_then(|stage| stage.trouble().cloned());
+        let complete = self.stage.as_ref().is_some_and(|stage| stage.summary().complete);
+        // A spool that could not be read, or whose upload broke off, may hold what nobody has: the next start tries again.
+        let keep = match &trouble {
+            Some(trouble) => {
+                tracing::error!(directive_id = %self.calls.id(), %trouble, "the log is not whole");
+                matches!(trouble, LogTrouble::Spool(_))
+            }
+            None => !complete,
+        };
+        if !keep {
+            self.on_disk(Stage::remove).await;
         }
-        self.on_disk(Stage::remove).await;
         self.publish();
     }
 

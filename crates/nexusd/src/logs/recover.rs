@@ -85,7 +85,7 @@ pub fn recover(spool_root: &Path) -> io::Result<Vec<Leftover>> {
             // Nothing but an empty folder or set-aside files.
             Ok(None) => fs::remove_dir(&path).unwrap_or_default(),
             Err(error) => {
-                tracing::error!(spool = %path.display(), %error, "a spool cannot be read and is left where it is")
+                tracing::error!(spool = %path.display(), %error, "a spool cannot be read and is left where it is");
             }
         }
     }

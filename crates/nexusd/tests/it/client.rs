@@ -4,7 +4,10 @@ pub(crate) mod server;
 
 use std::time::{Duration, Instant};
 
-use conduits::{DirectiveHeartbeatRequest, DirectiveToken, FinishedRequest, FinishedStatus, LogChunkRequest, LogStream, PollRequest, StartedRequest};
+use conduits::{
+    DirectiveHeartbeatRequest, DirectiveToken, FinishedRequest, FinishedStatus, LogChunkRequest, LogStream,
+    PollRequest, StartedRequest,
+};
 use nexusd::client::directive::EncodedChunk;
 use nexusd::client::{CallError, ClientSettings, Deadline, DirectiveCalls, Mothership};
 
@@ -30,7 +33,8 @@ fn poll() -> PollRequest {
 }
 
 fn chunk(seq: u64, bytes: &[u8]) -> EncodedChunk {
-    EncodedChunk::new(&LogChunkRequest { stream: LogStream::Stdout, seq, bytes: bytes.to_vec(), truncated: false }).unwrap()
+    EncodedChunk::new(&LogChunkRequest { stream: LogStream::Stdout, seq, bytes: bytes.to_vec(), truncated: false })
+        .unwrap()
 }
 
 #[tokio::test]
@@ -107,7 +111,10 @@ async fn nonsense_is_survived_and_named() {
         assert!(error.to_string().len() < 700);
     }
     server.once("/log_chunks", Fault::Status(200, None, "{}"));
-    assert!(matches!(calls.log_chunk(&chunk(0, b"x")).await, Err(CallError::Nonsense { .. })), "{{}} acknowledges nothing");
+    assert!(
+        matches!(calls.log_chunk(&chunk(0, b"x")).await, Err(CallError::Nonsense { .. })),
+        "{{}} acknowledges nothing"
+    );
     server.once("/log_chunks", Fault::Status(200, None, r#"{"ok":true,"stored":true,"stream":"stdout","seq":7}"#));
     assert!(matches!(calls.log_chunk(&chunk(0, b"x")).await, Err(CallError::Nonsense { .. })), "another chunk's");
     calls.finished(&finished()).await.unwrap();

@@ -443,7 +443,8 @@ async fn figures() {
         let logs = bed.logs(bed.settings(400_000_000, chunk));
         let total = 100_000_000u32;
         let begun = Instant::now();
-        let writer = write(logs.pipe(OUT).unwrap(), bytes(total as usize, 3).chunks(65536).map(<[u8]>::to_vec).collect());
+        let writer =
+            write(logs.pipe(OUT).unwrap(), bytes(total as usize, 3).chunks(65536).map(<[u8]>::to_vec).collect());
         logs.end_of_output(LONG).await;
         let read = begun.elapsed();
         let summary = logs.shipped(Duration::from_secs(120)).await;
@@ -462,7 +463,8 @@ async fn figures() {
 async fn figures_of_a_gigabyte() {
     let command = |stdout: std::process::Stdio| {
         let begun = Instant::now();
-        let mut child = std::process::Command::new("head").args(["-c", "1000000000", "/dev/zero"]).stdout(stdout).spawn().unwrap();
+        let mut child =
+            std::process::Command::new("head").args(["-c", "1000000000", "/dev/zero"]).stdout(stdout).spawn().unwrap();
         assert!(child.wait().unwrap().success());
         begun.elapsed()
     };
@@ -479,6 +481,8 @@ async fn figures_of_a_gigabyte() {
         assert!(summary.complete && summary.stream(OUT).seen == 1_000_000_000);
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-        println!("round {round}: 1 GB to a file {to_file:?}, to the log {to_us:?}; {peak} (with the server in the same process)");
+        println!(
+            "round {round}: 1 GB to a file {to_file:?}, to the log {to_us:?}; {peak} (with the server in the same process)"
+        );
     }
 }

@@ -18,7 +18,8 @@ fn finished(code: i32) -> Report {
 }
 
 fn files(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> =
+        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -104,7 +105,8 @@ async fn what_a_stopped_daemon_left_is_delivered_in_order_with_an_expired_token(
     running.outbox.replay(&mothership(&server), leftovers).await;
     until_empty(home.path()).await;
     assert_eq!(server.finished().len(), 1);
-    let paths: Vec<String> = server.seen()[before..].iter().map(|seen| seen.path.rsplit('/').next().unwrap().to_owned()).collect();
+    let paths: Vec<String> =
+        server.seen()[before..].iter().map(|seen| seen.path.rsplit('/').next().unwrap().to_owned()).collect();
     let first = |end: &str| paths.iter().position(|path| path == end).unwrap();
     assert!(first("started") < first("finished"), "{paths:?}");
     assert!(paths.contains(&"token".to_owned()), "{paths:?}");
@@ -131,7 +133,12 @@ async fn damaged_files_are_set_aside_by_name_and_stop_nobody() {
     let opened = Outbox::open(home.path().to_path_buf()).unwrap();
     assert_eq!(opened.leftovers.len(), 1);
     assert_eq!(opened.set_aside.len(), 3);
-    let expected = ["d-1.finished.report", "d-2.finished.report.corrupt", "d-3.finished.report.corrupt", "d-4.started.report.corrupt"];
+    let expected = [
+        "d-1.finished.report",
+        "d-2.finished.report.corrupt",
+        "d-3.finished.report.corrupt",
+        "d-4.started.report.corrupt",
+    ];
     assert_eq!(files(home.path()), expected);
     assert_eq!(Outbox::open(home.path().to_path_buf()).unwrap().set_aside.len(), 0, "set aside once");
 }

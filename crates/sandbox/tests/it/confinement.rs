@@ -102,13 +102,15 @@ async fn no_further_namespace_mount_or_root() {
         "unshare -m true",
         "unshare -n true",
         "mount -t tmpfs x /tmp",
-        "chroot / true",
+        "/usr/sbin/chroot / true",
         "nsenter -t 1 -m true",
     ] {
         let outcome = bed.run(Run::sh(script)).await;
         assert_ne!(outcome.exit.code, 0, "{script}");
         assert!(
-            ["not permitted", "denied", "must be superuser"].iter().any(|word| outcome.stderr.contains(word)),
+            ["not permitted", "denied", "must be superuser", "cannot change"]
+                .iter()
+                .any(|word| outcome.stderr.contains(word)),
             "{script}: {}",
             outcome.stderr
         );

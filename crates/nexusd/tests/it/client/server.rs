@@ -87,7 +87,8 @@ impl Server {
                 connections.spawn(async move {
                     let io = hyper_util::rt::TokioIo::new(stream);
                     let executor = hyper_util::rt::TokioExecutor::new();
-                    let served = hyper_util::server::conn::auto::Builder::new(executor).serve_connection(io, service).await;
+                    let served =
+                        hyper_util::server::conn::auto::Builder::new(executor).serve_connection(io, service).await;
                     drop(served);
                 });
             }
@@ -260,12 +261,17 @@ async fn answer(inner: &Inner, path: &str, headers: &HeaderMap, body: &[u8]) -> 
     }
     if path.ends_with("/heartbeat") {
         let beat = inner.beats.fetch_add(1, Ordering::Relaxed) + 1;
-        return axum::Json(json!({ "cancel_requested": false, "lease_renewed": true, "directive_token": format!("beat-{beat}") })).into_response();
+        return axum::Json(
+            json!({ "cancel_requested": false, "lease_renewed": true, "directive_token": format!("beat-{beat}") }),
+        )
+        .into_response();
     }
     if path.ends_with("/finished") {
         inner.finished.lock().unwrap().push(serde_json::from_slice(body).unwrap());
     }
-    let mut answer = axum::Json(json!({ "ok": true, "directives": [], "lease_ttl_seconds": 60, "retry_after_seconds": 1 })).into_response();
+    let mut answer =
+        axum::Json(json!({ "ok": true, "directives": [], "lease_ttl_seconds": 60, "retry_after_seconds": 1 }))
+            .into_response();
     if headers.contains_key("prefer") {
         answer.headers_mut().insert("preference-applied", "wait".parse().unwrap());
     }

@@ -1,0 +1,96 @@
+//! A real daemon against a stub control plane.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use conduits::{DirectiveId, FinishedRequest, LogStream};
+use serde_json::{Value, json};
+use testkit::{Output, Process, Stub, StubOptions, WorkDir};
+
+/// Long enough for a loaded machine; nothing waits for it unless something is wrong.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// One daemon, one control plane, one folder.
+pub(crate) struct Bed {
+    pub(crate) stub: Stub,
+    pub(crate) daemon: Process,
+    pub(crate) dir: WorkDir,
+}
+
+impl Bed {
+    /// With profiles untrusted and host, and a control plane that knows every addition.
+    pub(crate) fn new() -> Self {
+        Self::with(StubOptions::full(), "supported_sandbox_profiles: [untrusted, host]\nmax_concurrent_directives: 4\n")
+    }
+
+    pub(crate) fn with(options: StubOptions, keys: &str) -> Self {
+        let stub = Stub::start(options);
+        let dir = WorkDir::new();
+        let config = format!(
+            "server_url: \"{}\"\nterritory_id: t-1\nwork_dir: {}\nmin_free_bytes: 0\npoll: {{retry_backoff: 50ms}}\n{keys}",
+            stub.url(),
+            dir.join("w").display()
+        );
+        dir.write("config.yaml", config);
+        let daemon = start(&dir);
+        Self { stub, daemon, dir }
+    }
+
+    /// Queues a directive of these fields over the usual ones, and waits for its end.
+    pub(crate) async fn run(&self, fields: Value) -> Ended {
+        let id = self.queue(fields);
+        self.ended(id).await
+    }
+
+    pub(crate) fn queue(&self, fields: Value) -> DirectiveId {
+        let id = DirectiveId::generate();
+        self.stub.queue_as(&id, spec(&id, fields));
+        id
+    }
+
+    pub(crate) async fn ended(&self, id: DirectiveId) -> Ended {
+        let report = self.stub.finished(&id, SOON).await;
+        let text = |stream| self.stub.log_text(&id, stream);
+        Ended { report, stdout: text(LogStream::Stdout), stderr: text(LogStream::Stderr) }
+    }
+}
+
+pub(crate) fn start(dir: &WorkDir) -> Process {
+    let daemon = Process::start(nexusd().arg("-config").arg(dir.join("config.yaml")));
+    drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", SOON));
+    daemon
+}
+
+pub(crate) fn nexusd() -> Command {
+    Command::new(PathBuf::from(env!("CARGO_BIN_EXE_nexusd")))
+}
+
+/// How a directive ended, and what it said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) report: FinishedRequest,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    /// Status, exit code and standard output: what most tests compare.
+    pub(crate) fn outcome(&self) -> (&str, i32, &str) {
+        (self.report.status.as_str(), self.report.exit_code.unwrap(), &self.stdout)
+    }
+}
+
+/// A specification: `true` in a facility of its own, untrusted, without a network, overlaid with `fields`.
+fn spec(id: &DirectiveId, fields: Value) -> Value {
+    let mut spec = json!({
+        "directive_id": id,
+        "facility": { "id": format!("f-{id}") },
+        "command": "true",
+        "capabilities": { "net": { "mode": "none" } },
+    });
+    for (name, value) in fields.as_object().unwrap() {
+        spec[name] = value.clone();
+    }
+    spec
+}

@@ -1,0 +1,118 @@
+//! The ways in which a directive ends, each with its status, exit code and words.
+
+use std::time::{Duration, Instant};
+
+use conduits::{DirectiveState, LogStream};
+use serde_json::json;
+use testkit::stub::FaultKind;
+use testkit::{Endpoint, Fault, require};
+
+use crate::bed::{Bed, SOON};
+
+#[tokio::test]
+async fn exit_codes_and_both_streams_arrive_as_they_are() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    for profile in ["untrusted", "host"] {
+        let run = |command: &str| bed.run(json!({"command": command, "sandbox_profile": profile}));
+        assert_eq!(run("echo out; echo err >&2; exit 3").await.outcome(), ("failed", 3, "out\n"), "{profile}");
+        assert_eq!(run("kill -9 $$").await.outcome(), ("failed", 137, ""), "{profile}");
+        assert_eq!(run("no-such-command").await.outcome(), ("failed", 127, ""), "{profile}");
+        let ended = run("printf 'no newline'; printf '\\377\\000\\001' >&2").await;
+        assert_eq!(ended.outcome(), ("succeeded", 0, "no newline"), "{profile}");
+        let manifest = &ended.report.artifacts_manifest["log"];
+        assert_eq!((&manifest["stdout"]["bytes"], &manifest["stderr"]["bytes"]), (&json!(10), &json!(3)), "{profile}");
+    }
+    assert_eq!(bed.stub.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_timeout_ends_with_124() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    for profile in ["untrusted", "host"] {
+        let began = Instant::now();
+        let fields = json!({"command": "echo before; sleep 30", "timeout_seconds": 1, "sandbox_profile": profile});
+        let ended = bed.run(fields).await;
+        assert_eq!(ended.outcome(), ("timed_out", 124, "before\n"), "{profile}");
+        assert!(ended.stderr.contains("timeout of 1 s"), "{}", ended.stderr);
+        assert!(began.elapsed() < Duration::from_secs(8), "{profile} took {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_arrives_at_once_as_sigterm() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    for profile in ["untrusted", "host"] {
+        let command = "trap 'echo asked; exit 9' TERM; echo up; while :; do sleep 0.05; done";
+        let id = bed.queue(json!({"command": command, "sandbox_profile": profile}));
+        bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let asked = Instant::now();
+        bed.stub.cancel(&id);
+        bed.stub.log_contains(&id, LogStream::Stdout, "asked", SOON).await;
+        assert!(asked.elapsed() < Duration::from_secs(2), "{profile}: SIGTERM came after {:?}", asked.elapsed());
+        assert_eq!(bed.ended(id).await.outcome(), ("canceled", 9, "up\nasked\n"), "{profile}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_lease_kills_the_run_and_is_not_reported() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    let mark = bed.dir.join("still-alive");
+    let command = format!("echo up; sleep 3; touch {}", mark.display());
+    let id = bed.queue(json!({"command": command, "sandbox_profile": "host"}));
+    bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+    bed.stub.lose_lease(&id);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!mark.exists(), "the command went on without its lease");
+    assert_eq!(bed.stub.count(Endpoint::Finished), 0, "the end of a lost directive was reported");
+    // The daemon lives on.
+    assert_eq!(bed.run(json!({"command": "echo next"})).await.outcome(), ("succeeded", 0, "next\n"));
+}
+
+#[tokio::test]
+async fn nothing_is_lost_while_the_server_fails() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    for endpoint in [Endpoint::Started, Endpoint::LogChunk, Endpoint::Finished] {
+        for kind in [FaultKind::Status(503, None), FaultKind::DropBefore, FaultKind::DropAfter, FaultKind::Html] {
+            bed.stub.fail(endpoint, Fault::once(kind.clone()));
+            let ended = bed.run(json!({"command": "echo whole; seq 1 1000"})).await;
+            let expected: String =
+                std::iter::once("whole\n".to_owned()).chain((1..=1000).map(|n| format!("{n}\n"))).collect();
+            assert!(
+                ended.outcome() == ("succeeded", 0, &expected),
+                "{endpoint:?} failed by {kind:?}: {:?}",
+                ended.report
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_expired_token_is_replaced() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    let id = bed.queue(json!({"command": "echo up; sleep 1; echo late"}));
+    bed.stub.in_state(&id, DirectiveState::Running, SOON).await;
+    bed.stub.expire_tokens(&id);
+    assert_eq!(bed.ended(id).await.outcome(), ("succeeded", 0, "up\nlate\n"));
+}
+
+#[tokio::test]
+async fn a_facility_keeps_its_files_and_its_trust() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    let facility = json!({"id": "shared"});
+    let run = |command: &str, profile: &str| {
+        bed.run(json!({"command": command, "facility": facility, "sandbox_profile": profile}))
+    };
+    assert_eq!(run("echo kept > file", "untrusted").await.outcome(), ("succeeded", 0, ""));
+    assert_eq!(run("cat file", "untrusted").await.outcome(), ("succeeded", 0, "kept\n"));
+    let ended = run("cat file", "host").await;
+    assert_eq!(ended.outcome(), ("failed", 1, ""));
+    assert!(ended.stderr.contains("less trusted"), "{}", ended.stderr);
+}

@@ -1,0 +1,16 @@
+//! The daemon from outside: its files, its command line, its words with a control plane.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+mod bed;
+mod cli;
+mod client;
+mod config;
+mod doctor;
+mod endings;
+mod enroll;
+mod hostile_input;
+mod logs;
+mod other_servers;
+mod outbox;
+mod run;
+mod stopping;

@@ -1,0 +1,76 @@
+//! `nexusd run`: the same line without a control plane.
+
+use std::process::Output;
+
+use testkit::{WorkDir, require};
+
+use crate::bed::nexusd;
+
+fn run(args: &[&str]) -> Output {
+    let dir = WorkDir::new();
+    nexusd().current_dir(dir.path()).arg("run").args(args).output().unwrap()
+}
+
+fn texts(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn streams_and_code_are_the_commands() {
+    require!(Bwrap);
+    let output = run(&["--", "echo out; echo err >&2; exit 7"]);
+    assert_eq!(texts(&output), (Some(7), "out\n".into(), "err\n".into()));
+    let output = run(&["--profile", "host", "--", "echo", "two words", "$HOME"]);
+    assert_eq!(texts(&output), (Some(0), "two words $HOME\n".into(), String::new()));
+}
+
+#[test]
+fn bytes_are_exact() {
+    require!(Bwrap);
+    let output = run(&["--", "head -c 3000000 /dev/zero | tr '\\0' '\\377'; printf end"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout.len(), 3_000_003);
+    assert!(output.stdout[..3_000_000].iter().all(|&byte| byte == 0xff));
+}
+
+#[test]
+fn a_denied_destination_is_explained() {
+    require!(Bwrap);
+    let (code, _, stderr) = texts(&run(&[
+        "--allow",
+        "example.com:443",
+        "--",
+        "nexus=1; (exec 3<>/dev/tcp/x/1) 2>/dev/null; \
+        printf 'CONNECT other.example:443 HTTP/1.1\\r\\nHost: other.example:443\\r\\n\\r\\n' | socat - TCP:127.0.0.1:9080 | grep -q NOT_IN_ALLOWLIST",
+    ]));
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("[egress] denied other.example:443 (NOT_IN_ALLOWLIST)"), "{stderr}");
+}
+
+#[test]
+fn the_timeout_and_the_facility_are_kept() {
+    require!(Bwrap);
+    let (code, _, stderr) = texts(&run(&["--timeout", "500ms", "--", "sleep 20"]));
+    assert_eq!(code, Some(124), "{stderr}");
+    let dir = WorkDir::new();
+    let facility = dir.join("f");
+    std::fs::create_dir(&facility).unwrap();
+    let facility = facility.to_str().unwrap();
+    assert_eq!(run(&["--facility", facility, "--", "echo kept > file"]).status.code(), Some(0));
+    assert_eq!(texts(&run(&["--facility", facility, "--", "cat file"])).1, "kept\n");
+}
+
+#[test]
+fn bad_input_is_one_clear_line() {
+    for (args, code, named) in [
+        (&["--profile", "gentle", "--", "true"][..], 2, "gentle"),
+        (&["--allow", "1.2.3.4:443", "--", "true"], 2, "1.2.3.4"),
+        (&["--timeout", "soon", "--", "true"], 2, "soon"),
+        (&["--facility", "/no/such/folder", "--", "true"], 1, "/no/such/folder"),
+    ] {
+        let (got, stdout, stderr) = texts(&run(args));
+        assert_eq!((got, stdout.as_str()), (Some(code), ""), "{args:?}: {stderr}");
+        assert!(stderr.contains(named), "{args:?}: {stderr}");
+    }
+}

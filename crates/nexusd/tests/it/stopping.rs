@@ -1,0 +1,75 @@
+//! How the daemon itself begins and ends.
+
+use std::time::Duration;
+
+use conduits::LogStream;
+use rustix::process::Signal;
+use serde_json::json;
+use testkit::{Output, Process, require};
+
+use crate::bed::{Bed, SOON, nexusd, start};
+
+#[tokio::test]
+async fn sigterm_lets_running_directives_end() {
+    require!(Bwrap);
+    let mut bed = Bed::new();
+    let id = bed.queue(json!({"command": "echo up; sleep 2; echo done"}));
+    bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+    bed.daemon.signal(Signal::TERM);
+    assert!(bed.daemon.wait(SOON).success());
+    assert_eq!(bed.ended(id).await.outcome(), ("succeeded", 0, "up\ndone\n"));
+}
+
+#[tokio::test]
+async fn a_second_signal_cancels_them() {
+    require!(Bwrap);
+    let mut bed = Bed::new();
+    let id = bed.queue(json!({"command": "echo up; sleep 60"}));
+    bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+    bed.daemon.signal(Signal::TERM);
+    drop(bed.daemon.wait_for_line(Output::Stderr, "waiting for running directives", SOON));
+    bed.daemon.signal(Signal::TERM);
+    assert!(bed.daemon.wait(SOON).success());
+    assert_eq!(bed.ended(id).await.report.status.as_str(), "canceled");
+}
+
+#[tokio::test]
+async fn kill_9_leaves_nothing_running_and_the_next_daemon_works() {
+    require!(Bwrap);
+    let mut bed = Bed::new();
+    let alive = |mark: &str| {
+        let listed = std::process::Command::new("pgrep").args(["-f", mark]).output().unwrap();
+        !listed.stdout.is_empty()
+    };
+    let mut marks = Vec::new();
+    for profile in ["untrusted", "host"] {
+        // A number that no other command line on this machine holds.
+        let mark = format!("31{:09}.5", u64::from(std::process::id()) + if profile == "host" { 1 << 23 } else { 0 });
+        let command = format!("echo up; sleep {mark}");
+        let id = bed.queue(json!({"command": command, "sandbox_profile": profile}));
+        bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+        assert!(alive(&mark), "the control: {profile} must be seen running");
+        marks.push(mark);
+    }
+    bed.daemon.kill();
+    for mark in marks {
+        let gone = async {
+            while alive(&mark) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(SOON, gone).await.expect("a sandbox outlived its daemon");
+    }
+    bed.daemon = start(&bed.dir);
+    assert_eq!(bed.run(json!({"command": "echo back"})).await.outcome(), ("succeeded", 0, "back\n"));
+}
+
+#[test]
+fn a_second_daemon_on_the_same_folder_is_refused() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    let mut second = Process::start(nexusd().arg("-config").arg(bed.dir.join("config.yaml")));
+    assert_eq!(second.wait(SOON).code(), Some(1));
+    let said = second.text(Output::Stderr);
+    assert!(said.contains("another nexusd already works in"), "{said}");
+}
