@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use conduits::DirectiveId;
 use egress::EgressCounters;
 use sandbox::StopReason;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info, info_span, warn};
@@ -89,6 +89,8 @@ pub struct Daemon {
     slots: Arc<Semaphore>,
     running: Mutex<BTreeMap<DirectiveId, StopSwitch>>,
     directives: TaskTracker,
+    /// Told at the end of every directive.
+    ended: Notify,
     /// Cancelled when nothing more is waited for.
     give_up: CancellationToken,
     /// True from the first signal on.
@@ -123,6 +125,7 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
         slots: Arc::new(Semaphore::new(slots)),
         running: Mutex::default(),
         directives: TaskTracker::new(),
+        ended: Notify::new(),
         give_up: give_up.clone(),
         stopping: watch::Sender::new(false),
         facts: watch::Sender::new(ReadyFacts {
@@ -139,7 +142,9 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
     daemon.observe(&background)?;
     daemon.engine.check_health().await;
     recover::recover(&daemon, opened.leftovers, opened.set_aside).await;
-    background.spawn(beat::territory(Arc::clone(&daemon), give_up.clone()));
+    // Before the first poll: the mothership must know this start of the daemon before it leases anything to it.
+    let rhythm = beat::first(&daemon).await;
+    background.spawn(beat::territory(Arc::clone(&daemon), rhythm, give_up.clone()));
     background.spawn(beat::health(Arc::clone(&daemon), give_up.clone()));
     background.spawn(beat::facts(Arc::clone(&daemon), give_up.clone()));
 
@@ -193,17 +198,30 @@ impl Daemon {
 
     /// Starts the line of one directive.
     fn begin(self: &Arc<Self>, claimed: Claimed) {
-        let Claimed { lease, clock, slot } = claimed;
         let switch = StopSwitch::default();
-        let id = lease.directive_id.clone();
-        {
+        let id = claimed.lease.directive_id.clone();
+        let earlier = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            if running.contains_key(&id) {
-                warn!(directive = %id, "the server leased a directive that already runs here: the second lease is left to expire");
-                return;
+            match running.get(&id) {
+                Some(earlier) => Some(earlier.clone()),
+                None => {
+                    running.insert(id.clone(), switch.clone());
+                    None
+                }
             }
-            running.insert(id.clone(), switch.clone());
+        };
+        if let Some(earlier) = earlier {
+            // Leased again, so the earlier lease is over; the two must not run side by side.
+            warn!(directive = %id, "the server leased a directive that runs here again: the earlier run is killed first");
+            earlier.stop(StopReason::LeaseLost);
+            let daemon = Arc::clone(self);
+            self.directives.spawn(async move {
+                daemon.until_ended(&id).await;
+                daemon.begin(claimed);
+            });
+            return;
         }
+        let Claimed { lease, clock, slot } = claimed;
         let reporter = Reporter::Mothership(Box::new(MothershipDesk {
             calls: self.mothership.directive(id.clone(), lease.directive_token),
             lease: Arc::new(clock),
@@ -222,9 +240,21 @@ impl Daemon {
             carry_out(&daemon.engine, order, &reporter, &switch).await;
             daemon.metrics.directives_in_flight.dec();
             daemon.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            daemon.ended.notify_waiters();
             drop(slot);
         };
         self.directives.spawn(line.instrument(span));
+    }
+
+    /// Waits until a directive no longer runs here; a run that is killed ends soon.
+    async fn until_ended(&self, id: &DirectiveId) {
+        loop {
+            let ended = self.ended.notified();
+            if !self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id) {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Waits for the running directives, at most `shutdown_timeout` and until a second signal; then cancels them.

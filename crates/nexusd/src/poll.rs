@@ -200,10 +200,10 @@ async fn give_back(mothership: &Mothership, request: &PollRequest) {
                 match timeout(GIVE_BACK_WITHIN, calls.release()).await {
                     Ok(Ok(_)) => info!(directive = %lease.directive_id, "released at shutdown"),
                     Ok(Err(error)) => {
-                        warn!(directive = %lease.directive_id, %error, "not released at shutdown: its lease will expire")
+                        warn!(directive = %lease.directive_id, %error, "not released at shutdown: its lease will expire");
                     }
                     Err(_) => {
-                        warn!(directive = %lease.directive_id, "not released in time at shutdown: its lease will expire")
+                        warn!(directive = %lease.directive_id, "not released in time at shutdown: its lease will expire");
                     }
                 }
             }

@@ -23,35 +23,57 @@ const UNHEALTHY_CHECK: Duration = Duration::from_secs(15);
 /// How often readiness is looked at besides.
 const FACTS_EVERY: Duration = Duration::from_secs(5);
 
-/// Sends territory heartbeats until `stop`.
-pub(super) async fn territory(daemon: Arc<Daemon>, stop: CancellationToken) {
-    let mut interval = daemon.engine.config.territory_heartbeat.interval;
-    let mut warned_of_version = false;
+/// The first heartbeat; a mothership that cannot be reached now is told by the next one.
+pub(super) async fn first(daemon: &Daemon) -> Rhythm {
+    let mut rhythm = Rhythm { interval: daemon.engine.config.territory_heartbeat.interval, warned_of_version: false };
+    rhythm.beat(daemon).await;
+    rhythm
+}
+
+/// How often heartbeats are sent, and what has been said about them.
+#[derive(Debug)]
+pub(super) struct Rhythm {
+    interval: Duration,
+    warned_of_version: bool,
+}
+
+/// Sends the territory heartbeats after the first until `stop`.
+pub(super) async fn territory(daemon: Arc<Daemon>, mut rhythm: Rhythm, stop: CancellationToken) {
     loop {
-        match daemon.mothership.territory_heartbeat(&request(&daemon)).await {
-            Ok(answer) => {
-                interval = next_interval(&answer, daemon.engine.config.territory_heartbeat.interval);
-                if !warned_of_version && too_old(&answer) {
-                    warned_of_version = true;
-                    warn!(
-                        version = crate::VERSION,
-                        min_compatible = answer.min_compatible_version.as_deref().unwrap_or_default(),
-                        "this nexusd is older than the mothership is compatible with: upgrade it"
-                    );
-                }
-                if answer.upgrade_available == Some(true) {
-                    debug!(latest = answer.latest_version.as_deref().unwrap_or_default(), "a newer nexusd exists");
-                }
-            }
-            Err(error) => {
-                daemon.metrics.heartbeat_errors.inc();
-                warn!(%error, "the territory's heartbeat failed");
-            }
-        }
-        daemon.publish(interval);
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(rhythm.interval) => rhythm.beat(&daemon).await,
+        }
+    }
+}
+
+impl Rhythm {
+    async fn beat(&mut self, daemon: &Daemon) {
+        if let Some(answer) = send(daemon).await {
+            self.interval = next_interval(&answer, daemon.engine.config.territory_heartbeat.interval);
+            if !self.warned_of_version && too_old(&answer) {
+                self.warned_of_version = true;
+                warn!(
+                    version = crate::VERSION,
+                    min_compatible = answer.min_compatible_version.as_deref().unwrap_or_default(),
+                    "this nexusd is older than the mothership is compatible with: upgrade it"
+                );
+            }
+            if answer.upgrade_available == Some(true) {
+                debug!(latest = answer.latest_version.as_deref().unwrap_or_default(), "a newer nexusd exists");
+            }
+        }
+        daemon.publish(self.interval);
+    }
+}
+
+async fn send(daemon: &Daemon) -> Option<TerritoryHeartbeatAnswer> {
+    match daemon.mothership.territory_heartbeat(&request(daemon)).await {
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            daemon.metrics.heartbeat_errors.inc();
+            warn!(%error, "the territory's heartbeat failed");
+            None
         }
     }
 }

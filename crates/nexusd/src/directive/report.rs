@@ -185,10 +185,10 @@ impl Reporter {
         match delivered {
             Ok(Delivered::Finished(_)) => {}
             Ok(Delivered::Refused(error)) => {
-                warn!(directive = %id, %error, "the mothership refused the end of a directive")
+                warn!(directive = %id, %error, "the mothership refused the end of a directive");
             }
             Ok(Delivered::Started(_) | Delivered::Kept) => {
-                info!(directive = %id, "the end is kept and will be sent again")
+                info!(directive = %id, "the end is kept and will be sent again");
             }
             Err(error) => warn!(directive = %id, %error, "the end could not be made durable and was not sent"),
         }
