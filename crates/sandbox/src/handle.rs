@@ -342,8 +342,9 @@ impl RunHandle {
             if group.pids_refused() > 0 {
                 note = Some(format!("the limit of processes was reached {} times", group.pids_refused()));
             }
-            if !remove(&group).await {
-                tracing::warn!(group = group.name(), "processes are left in the cgroup of a run that has ended");
+            let name = group.name().to_owned();
+            if !remove(group).await {
+                tracing::warn!(group = name, "processes are left in the cgroup of a run that has ended");
             }
         }
         let micros = |get: fn(&Ended) -> u64| Duration::from_micros(self.report.as_ref().map_or(0, get));
@@ -425,10 +426,11 @@ fn ended_by(
     }
 }
 
-/// Removes a cgroup as soon as its last processes are gone, which are killed where they stay.
-async fn remove(group: &Group) -> bool {
+/// Removes a cgroup, or leaves the empty directory to be swept away with a later run's: the kernel keeps it for some
+/// milliseconds after the last process. Processes that are left are killed; `false` when they do not go.
+async fn remove(group: Group) -> bool {
     for attempt in 0..REMOVE_ATTEMPTS {
-        if group.try_remove() {
+        if group.try_remove() || group.is_empty() {
             return true;
         }
         if attempt > 0 {

@@ -188,6 +188,12 @@ impl Group {
         })
     }
 
+    /// Whether it holds no process any more. One that has just ended may keep the directory for a moment longer.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.dirs.iter().all(|(_, dir)| members(dir).is_empty())
+    }
+
     fn read(&self, controller: &str, file: &str) -> Option<String> {
         let (_, dir) = self.dirs.iter().find(|(controllers, _)| controllers.contains(&controller))?;
         fs::read_to_string(dir.join(file)).ok()

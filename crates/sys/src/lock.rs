@@ -10,7 +10,7 @@ use rustix::io::Errno;
 /// A lock that is held until this is dropped. The file stays: removing it would let two holders in.
 #[derive(Debug)]
 pub struct LockFile {
-    _file: File,
+    file: File,
 }
 
 impl LockFile {
@@ -29,7 +29,15 @@ impl LockFile {
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "{}", std::process::id())?;
-        Ok(Some(Self { _file: file }))
+        Ok(Some(Self { file }))
+    }
+}
+
+impl Drop for LockFile {
+    /// Unlocks in so many words: closing would not do while a child that is about to exec holds the same open file.
+    fn drop(&mut self) {
+        // Refused only for a descriptor that is none; the close that follows is all that is left then.
+        flock(&self.file, FlockOperation::Unlock).unwrap_or_default();
     }
 }
 
@@ -44,8 +52,11 @@ mod tests {
         let first = LockFile::try_acquire(&path).unwrap().unwrap();
         assert!(LockFile::try_acquire(&path).unwrap().is_none());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        // What a fork that has not reached its exec holds.
+        let inherited = first.file.try_clone().unwrap();
         drop(first);
         assert!(LockFile::try_acquire(&path).unwrap().is_some());
+        drop(inherited);
         std::os::unix::fs::symlink("lock", dir.path().join("link")).unwrap();
         assert!(LockFile::try_acquire(&dir.path().join("link")).is_err());
     }

@@ -12,6 +12,11 @@ pub(crate) const SIGTERM: c_int = 15;
 const SIGCHLD: c_int = 17;
 
 const EINTR: i32 = 4;
+const ECHILD: i32 = 10;
+
+const P_ALL: c_int = 0;
+const WEXITED: c_int = 4;
+const WNOWAIT: c_int = 0x0100_0000;
 
 const PR_SET_PDEATHSIG: c_int = 1;
 const PR_SET_DUMPABLE: c_int = 4;
@@ -97,6 +102,7 @@ unsafe extern "C" {
     fn execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int;
     fn _exit(code: c_int) -> !;
     fn wait4(pid: c_int, status: *mut c_int, options: c_int, usage: *mut RUsage) -> c_int;
+    fn waitid(kind: c_int, id: c_uint, info: *mut c_void, options: c_int) -> c_int;
     fn getrusage(who: c_int, usage: *mut RUsage) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn setsid() -> c_int;
@@ -202,6 +208,14 @@ pub(crate) fn wait_any() -> Option<(i32, How)> {
         Ok(signal) => How::Signal(signal),
     };
     Some((pid, how))
+}
+
+/// Whether this process has any child left. One that adopts orphans has none exactly when it has no descendants.
+pub(crate) fn has_children() -> bool {
+    let mut nothing = [0_u64; 16];
+    // SAFETY: siginfo_t is 128 bytes, as large as the array; WNOWAIT leaves a child that has ended to be collected.
+    let result = unsafe { waitid(P_ALL, 0, nothing.as_mut_ptr().cast(), WEXITED | WNOHANG | WNOWAIT) };
+    result == 0 || errno() != ECHILD
 }
 
 /// User and system time in microseconds, and the largest resident size in KiB, of all children that were waited for.

@@ -43,6 +43,10 @@ const HOST_ETC: &[&str] = &[
     "timezone",
 ];
 
+/// Those of them that are large and hold nothing but links and certificates: mounted instead of copied, which takes
+/// microseconds where hundreds of copies take half a second.
+const MOUNTED_ETC: [&str; 2] = ["alternatives", "ssl/certs"];
+
 /// What the sandbox's own /etc says. The resolver stub fails at once: names are looked up by the proxy.
 const OWN_ETC: &[(&str, &str)] = &[
     (
@@ -111,7 +115,16 @@ impl Root {
         let etc = self.skeleton.join("etc");
         make_dir(&etc)?;
         for name in HOST_ETC {
-            copy(&Path::new("/etc").join(name), &etc.join(name), MAX_DEPTH)?;
+            let source = Path::new("/etc").join(name);
+            let is_dir = fs::symlink_metadata(&source).is_ok_and(|kind| kind.is_dir());
+            // The operator's certificates are written into the bundle, so that folder must be a copy.
+            let mounted = MOUNTED_ETC.contains(name) && (settings.ca_bundle.is_none() || *name != "ssl/certs");
+            if mounted && is_dir {
+                make_dir(&etc.join(name))?;
+                self.trees.push(Tree { at: source.clone(), source });
+            } else {
+                copy(&source, &etc.join(name), MAX_DEPTH)?;
+            }
         }
         for (name, text) in OWN_ETC {
             replace(&etc.join(name), text.as_bytes())?;

@@ -119,5 +119,7 @@ async fn groups_go_with_their_runs() {
     handle.release().unwrap();
     let (_keep, stop) = tokio::sync::watch::channel(None);
     assert_eq!(handle.wait(stop).await.code, 3);
+    // What the kernel still kept then goes with the next run, at the latest.
+    assert_eq!(bed.run(Run::sh("true")).await.exit.code, 0);
     assert_eq!(found(), 0);
 }
