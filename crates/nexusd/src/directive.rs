@@ -17,7 +17,7 @@ use conduits::{DirectiveId, DirectiveSpec, LogStream, SandboxProfile};
 use jiff::Timestamp;
 use sandbox::{CommandLine, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace};
 use serde_json::Value;
-use tracing::info;
+use tracing::{debug, info};
 
 pub mod admit;
 mod artifacts;
@@ -171,6 +171,7 @@ async fn run(
         Err(error) if begun.is_some() => return failed(logs, "engine", error.as_ref()).await,
         Err(error) => return refuse(reporter, logs, stop, "engine", error.as_ref()).await,
     };
+    debug!(after_ms = millis(order.received.elapsed()), "launched");
     let summary = summary::of_launched(engine, admitted, handle.layers());
     let started = async {
         match begun {
@@ -179,6 +180,7 @@ async fn run(
         }
     };
     let (begun, ready) = tokio::join!(started, handle.ready());
+    debug!(after_ms = millis(order.received.elapsed()), "started and ready");
     match (begun, ready) {
         (Begun::Stopped(reason), _) => {
             handle.abandon();
@@ -201,6 +203,7 @@ async fn run(
             return failed(logs, "engine", &error).await;
         }
     };
+    debug!(after_ms = millis(order.received.elapsed()), "command ended");
     times.run = exit.usage.wall;
     explain(logs, admitted, &exit).await;
     if !logs.end_of_output(DRAIN).await.complete {
@@ -294,6 +297,7 @@ async fn report(
 ) {
     let ended_at = Instant::now();
     let log = logs.shipped(SHIP_WITHIN).await;
+    debug!(after_ms = millis(order.received.elapsed()), "log shipped");
     let (status, exit_code, ended_by) = (ended.status, ended.exit_code, ended.ended_by);
     let finished = ended.into_report(&log, Timestamp::now());
     reporter.finished(finished, stop).await;

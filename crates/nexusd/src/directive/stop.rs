@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(switch.stopped().await, StopReason::Cancel);
         switch.stop(StopReason::LeaseLost);
         switch.stop(StopReason::Shutdown);
-        let stop = switch.watch().borrow().clone().unwrap();
+        let stop = (*switch.watch().borrow()).unwrap();
         assert_eq!((stop.reason, stop.grace), (StopReason::Cancel, Duration::ZERO));
     }
 }
