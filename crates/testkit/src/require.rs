@@ -166,15 +166,21 @@ pub fn insists(list: &str, need: Need) -> bool {
 #[track_caller]
 #[must_use]
 pub fn met(need: Need) -> bool {
-    judge(need, need.missing(), &std::env::var("NEXUS_REQUIRE").unwrap_or_default())
+    match judge(need, need.missing(), &std::env::var("NEXUS_REQUIRE").unwrap_or_default()) {
+        None => true,
+        Some(skipped) => {
+            eprintln!("{skipped}");
+            false
+        }
+    }
 }
 
+/// The line of a test that is skipped; `None` where nothing is missing.
 #[track_caller]
-fn judge(need: Need, missing: Option<String>, insist: &str) -> bool {
-    let Some(why) = missing else { return true };
+fn judge(need: Need, missing: Option<String>, insist: &str) -> Option<String> {
+    let why = missing?;
     assert!(!insists(insist, need), "NEXUS_REQUIRE insists on {}, but {why}", need.word());
-    eprintln!("SKIPPED: needs {} ({why})", need.word());
-    false
+    Some(format!("SKIPPED: needs {} ({why})", need.word()))
 }
 
 /// Ends the test here, aloud, unless the machine has all of the named [`Need`]s: `require!(Root, Bwrap);`.
@@ -206,8 +212,9 @@ mod tests {
 
     #[test]
     fn what_is_there_is_met_and_what_is_not_is_skipped() {
-        assert!(judge(Need::Kvm, None, "all"));
-        assert!(!judge(Need::Kvm, Some("not here".to_owned()), "bwrap"));
+        assert_eq!(judge(Need::Kvm, None, "all"), None);
+        let skipped = judge(Need::Kvm, Some("not here".to_owned()), "bwrap");
+        assert_eq!(skipped.as_deref(), Some("SKIPPED: needs kvm (not here)"));
         assert_eq!(runs("true", &[]), None);
         assert!(runs("false", &[]).is_some_and(|why| why.starts_with("false: exit status: 1")));
         assert!(runs("/nonexistent/program", &[]).is_some());
@@ -216,7 +223,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "NEXUS_REQUIRE insists on kvm, but not here")]
     fn what_is_insisted_on_fails() {
-        judge(Need::Kvm, Some("not here".to_owned()), "bwrap,kvm");
+        drop(judge(Need::Kvm, Some("not here".to_owned()), "bwrap,kvm"));
     }
 
     #[test]
