@@ -90,7 +90,9 @@ impl Fence {
         ];
         let mut fence =
             Self { group: None, stages: Vec::new(), layer: CgroupLayer::None(String::new()), limits: Vec::new() };
-        fence.group = fence.make_group(engine, run.name.as_str());
+        let limited: Vec<Quantity> =
+            wanted.iter().filter(|(_, _, limit)| limit.is_some()).map(|(_, quantity, _)| *quantity).collect();
+        fence.group = fence.make_group(engine, run.name.as_str(), &limited);
         for (name, quantity, limit) in wanted {
             let Some(limit) = limit else { continue };
             let by = match fence.group.as_ref().map(|group| group.set(quantity, limit.value)) {
@@ -121,12 +123,12 @@ impl Fence {
         Ok(fence)
     }
 
-    fn make_group(&mut self, engine: &Engine, name: &str) -> Option<Group> {
+    fn make_group(&mut self, engine: &Engine, name: &str, limited: &[Quantity]) -> Option<Group> {
         let cgroups = engine.cgroups();
         let made = if cgroups.version() == Version::None {
             Err(cgroups.missing().to_owned())
         } else {
-            cgroups.create(name).map_err(|error| error.to_string())
+            cgroups.create(name, limited).map_err(|error| error.to_string())
         };
         let ready = made.and_then(|group| match group.doors() {
             Ok(doors) => Ok((group, doors)),
@@ -135,7 +137,7 @@ impl Fence {
         match ready {
             Ok((group, doors)) => {
                 self.stages.extend(doors.into_iter().map(Stage::JoinCgroup));
-                let controllers = cgroups.controllers().into_iter().map(str::to_owned).collect();
+                let controllers = group.controllers().into_iter().map(str::to_owned).collect();
                 self.layer = if cgroups.version() == Version::Two {
                     CgroupLayer::V2(controllers)
                 } else {

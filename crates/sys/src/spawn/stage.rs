@@ -43,7 +43,7 @@ pub enum Stage {
         /// Where.
         at: CString,
     },
-    /// Joins the cgroup whose `cgroup.procs` this is.
+    /// Joins the cgroup that this file of it lets in, see [`crate::cgroup::Group::doors`].
     JoinCgroup(OwnedFd),
     /// Sets a limit, soft and hard alike.
     Limit(Resource, u64),
