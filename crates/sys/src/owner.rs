@@ -34,7 +34,6 @@ pub struct HandedOver {
 pub fn hand_over(dir: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<HandedOver> {
     let device = fstat(dir)?.st_dev;
     let mut done = HandedOver::default();
-    give(dir, uid, gid, &mut done)?;
     let mut stack = vec![listing(dir)?];
     while let Some(top) = stack.last_mut() {
         let Some(entry) = top.read() else {
@@ -59,6 +58,8 @@ pub fn hand_over(dir: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<HandedOv
             }
         }
     }
+    // Last: by the directory's owner callers see whether the walk was ever finished.
+    give(dir, uid, gid, &mut done)?;
     Ok(done)
 }
 
