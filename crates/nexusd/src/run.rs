@@ -19,7 +19,6 @@ use crate::directive::report::{Reporter, TerminalDesk};
 use crate::directive::stop::StopSwitch;
 use crate::directive::{Order, carry_out};
 use crate::engine::{Engine, EngineError, Surroundings};
-use crate::facility::hand_over_folder;
 use crate::logs::Logs;
 use crate::signals::Signals;
 
@@ -44,8 +43,9 @@ pub enum RunError {
     },
     /// The facility belongs to somebody whose files are not handed over unasked.
     #[error(
-        "--facility {path} belongs to uid {owner}, but the sandbox runs as uid {sandbox} and could not write there: run \
-         nexusd as uid {owner}, or chown -R {sandbox} the folder",
+        "--facility {path} belongs to uid {owner}, but the sandbox runs as uid {sandbox} and could not write there; nexusd \
+         does not give away a folder: name an empty one, run nexusd as an ordinary user who owns it, or chown it to \
+         {sandbox} where you mean that",
         path = path.display()
     )]
     Owner {
@@ -168,7 +168,9 @@ fn spec_of(id: &DirectiveId, args: &RunArgs) -> Value {
     })
 }
 
-/// A folder of root's is handed over to the sandbox's uid, as every facility is; another user's is not touched.
+/// A folder that the person at the terminal names is never given away: handing over `/` or `/etc` would hand the host
+/// to the sandbox's uid. Only an empty one of root's changes its owner, itself alone; everything else is refused with
+/// the command that whoever means it can run.
 fn settle_owner(engine: &Engine, folder: &Path, profile: SandboxProfile) -> Result<(), RunError> {
     let fail = |what| move |source| RunError::Folder { what, path: folder.to_owned(), source };
     let owner = fs::metadata(folder).map_err(fail("read --facility"))?.uid();
@@ -177,8 +179,9 @@ fn settle_owner(engine: &Engine, folder: &Path, profile: SandboxProfile) -> Resu
     if !confined || owner == sandbox.uid {
         return Ok(());
     }
-    if owner != 0 {
+    let empty = fs::read_dir(folder).map_err(fail("read --facility"))?.next().is_none();
+    if owner != 0 || !empty {
         return Err(RunError::Owner { path: folder.to_owned(), owner, sandbox: sandbox.uid });
     }
-    hand_over_folder(folder, sandbox.uid, sandbox.gid).map_err(fail("hand over --facility"))
+    std::os::unix::fs::lchown(folder, Some(sandbox.uid), Some(sandbox.gid)).map_err(fail("hand over --facility"))
 }

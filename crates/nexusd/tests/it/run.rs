@@ -61,6 +61,23 @@ fn the_timeout_and_the_facility_are_kept() {
     assert_eq!(texts(&run(&["--facility", facility, "--", "cat file"])).1, "kept\n");
 }
 
+/// Only ever on a folder of the test's own: what this guards against gave a whole host away.
+#[test]
+fn a_folder_with_files_in_it_is_never_given_away() {
+    require!(Root, Bwrap);
+    let dir = WorkDir::new();
+    let facility = dir.join("precious");
+    std::fs::create_dir_all(facility.join("below")).unwrap();
+    std::fs::write(facility.join("below/file"), "x").unwrap();
+    let (code, stdout, stderr) = texts(&run(&["--facility", facility.to_str().unwrap(), "--", "echo ran"]));
+    assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert!(stderr.contains("does not give away"), "{stderr}");
+    for path in ["", "below", "below/file"] {
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(facility.join(path)).unwrap());
+        assert_eq!(owner, 0, "{path:?} changed its owner");
+    }
+}
+
 #[test]
 fn bad_input_is_one_clear_line() {
     for (args, code, named) in [
