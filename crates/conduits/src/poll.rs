@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::ids::{ClaimId, DirectiveId};
 use crate::profile::SandboxProfile;
@@ -83,11 +84,31 @@ pub struct DirectiveLease {
 #[derive(Deserialize)]
 struct RawPollAnswer {
     #[serde(default, deserialize_with = "null_default")]
-    directives: Vec<Value>,
+    directives: Vec<Box<RawValue>>,
     #[serde(default, deserialize_with = "seconds")]
     lease_ttl_seconds: Option<u64>,
     #[serde(default, deserialize_with = "seconds")]
     retry_after_seconds: Option<u64>,
+}
+
+/// A lease whose specification is not read yet: JSON that no text can hold, such as half of a surrogate pair, costs
+/// its own directive alone.
+#[derive(Deserialize)]
+struct RawLease {
+    directive_id: DirectiveId,
+    directive_token: DirectiveToken,
+    #[serde(default)]
+    spec: Option<Box<RawValue>>,
+}
+
+impl From<RawLease> for DirectiveLease {
+    fn from(raw: RawLease) -> Self {
+        // What cannot be read is handed on as its text, which is no specification and is refused as such.
+        let spec = raw.spec.map_or(Value::Null, |spec| {
+            serde_json::from_str(spec.get()).unwrap_or_else(|error| Value::from(format!("unreadable: {error}")))
+        });
+        Self { directive_id: raw.directive_id, directive_token: raw.directive_token, spec }
+    }
 }
 
 impl<'de> Deserialize<'de> for PollAnswer {
@@ -99,8 +120,8 @@ impl<'de> Deserialize<'de> for PollAnswer {
             ..Self::default()
         };
         for (index, value) in raw.directives.into_iter().enumerate() {
-            match DirectiveLease::deserialize(value) {
-                Ok(lease) => answer.directives.push(lease),
+            match serde_json::from_str::<RawLease>(value.get()) {
+                Ok(lease) => answer.directives.push(lease.into()),
                 Err(error) => answer.unusable.push(UnusableLease { index, why: error.to_string() }),
             }
         }
@@ -160,5 +181,17 @@ mod tests {
         assert_eq!(unusable, [1, 3]);
         assert!(answer.unusable[0].why.contains("\"../x\" is not a directive id"), "{:?}", answer.unusable);
         assert!(serde_json::to_value(&answer).unwrap().get("unusable").is_none());
+    }
+
+    #[test]
+    fn a_specification_that_no_text_can_hold_costs_its_own_directive_alone() {
+        let text = r#"{"directives": [
+            {"directive_id": "d1", "directive_token": "t1", "spec": {"command": "\ud800"}},
+            {"directive_id": "d2", "directive_token": "t2", "spec": {"command": "true"}}
+        ]}"#;
+        let answer: PollAnswer = serde_json::from_str(text).unwrap();
+        assert_eq!(answer.unusable, []);
+        assert!(answer.directives[0].spec.as_str().unwrap().starts_with("unreadable: "), "{answer:?}");
+        assert_eq!(answer.directives[1].spec["command"], "true");
     }
 }
