@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use sys::beneath::Beneath;
+
 use super::args::Tree;
 use crate::{DriverSettings, DriversError, RootSource};
 
@@ -194,10 +196,14 @@ fn check_extra(path: &Path) -> Result<(), String> {
     if let Some(place) = secret {
         return Err(format!("{place} may hold secrets of the host"));
     }
-    let kind = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
-    if kind.is_symlink() {
-        Err("it is a link: name what it leads to".to_owned())
-    } else if kind.is_dir() {
+    // A link anywhere in it could lead to a secret place, whatever its name says.
+    let host = Beneath::open(Path::new("/")).map_err(|error| error.to_string())?;
+    match host.plain(path.strip_prefix("/").unwrap_or(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err("it does not exist".to_owned()),
+        Err(_) => return Err("it is a link, or leads through one: name what it leads to".to_owned()),
+        Ok(()) => {}
+    }
+    if fs::symlink_metadata(path).is_ok_and(|kind| kind.is_dir()) {
         Ok(())
     } else {
         Err("it is no directory".to_owned())
@@ -303,5 +309,18 @@ mod tests {
             assert!(check_extra(Path::new(path)).is_err(), "{path}");
         }
         assert_eq!(check_extra(Path::new("/usr/lib")), Ok(()));
+    }
+
+    #[test]
+    fn a_link_in_the_middle_is_refused() {
+        // Of the files that every Linux has: /proc/self is a link, and in a secret place; one of our own shows the rule.
+        let dir = tempfile::tempdir_in("/opt").unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
+        fs::create_dir(dir.path().join("plain")).unwrap();
+        assert_eq!(check_extra(&dir.path().join("plain")), Ok(()));
+        for path in ["link", "link/ssl"] {
+            let reason = check_extra(&dir.path().join(path)).unwrap_err();
+            assert!(reason.contains("leads through one"), "{reason}");
+        }
     }
 }
