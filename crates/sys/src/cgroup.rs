@@ -108,8 +108,12 @@ impl Drop for Cgroups {
     fn drop(&mut self) {
         sweep();
         for hierarchy in &self.hierarchies {
-            // Groups that are still in use keep it; an empty one is nobody's.
-            drop(fs::remove_dir(&hierarchy.base));
+            // Groups that are still in use keep it, other daemons the one above; an empty one is nobody's.
+            if fs::remove_dir(&hierarchy.base).is_ok()
+                && let Some(above) = hierarchy.base.parent()
+            {
+                drop(fs::remove_dir(above));
+            }
         }
     }
 }
