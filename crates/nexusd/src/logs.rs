@@ -110,6 +110,9 @@ pub enum LogTrouble {
     /// The mothership refused a chunk for good.
     #[error("the mothership refused the log: {0}")]
     Refused(String),
+    /// This process's own standard output or error cannot be written.
+    #[error("{0} cannot be written, so what the command printed is not whole: {1}")]
+    Output(LogStream, String),
 }
 
 /// What became of one stream.

@@ -1,13 +1,13 @@
 //! The program: reads the environment and the command line, does what they say, and ends with 0, 1 or 2.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use nexusd::cli::{self, EnrollArgs, Invocation, RunArgs};
 use nexusd::client::{ClientSettings, Mothership, PemIdentity, ProxyChoice, Trust};
-use nexusd::config::{Config, ConfigError, ConfigSource, Identity, LogFormat, LogLevel, Platform};
+use nexusd::config::{Config, ConfigError, ConfigSource, Identity, IdentityError, LogFormat, LogLevel, Platform};
 use nexusd::daemon::{self, Start};
 use nexusd::doctor::Subject;
 use nexusd::engine::{self, Surroundings};
@@ -34,9 +34,10 @@ fn main() -> ExitCode {
     match dispatch(invocation) {
         Ok(code) => code,
         Err(error) => {
-            let code = if error.is::<ConfigError>() { USAGE } else { 1 };
-            complain(&error);
-            ExitCode::from(code)
+            let configuration =
+                error.is::<ConfigError>() || error.is::<IdentityError>() || error.is::<UnreadableFiles>();
+            complain(&sentence(&error));
+            ExitCode::from(if configuration { USAGE } else { 1 })
         }
     }
 }
@@ -61,6 +62,12 @@ fn dispatch(invocation: Invocation) -> Result<ExitCode> {
             let loaded = load(&config)?;
             for warning in &loaded.warnings {
                 complain(warning);
+            }
+            // What matters only when running: enrolment comes after the file is written.
+            if let Err(error) = loaded.identity() {
+                complain(&format!("before it can run: {error}"));
+            } else if let Err(error) = Credentials::read(&loaded) {
+                complain(&format!("before it can run: {error}"));
             }
             say(&format!("{}: ok", config.path.display()))
         }
@@ -96,29 +103,66 @@ fn reload(source: &ConfigSource, log: &LogHandle, mothership: &Mothership) {
     };
     match reloaded() {
         Ok(()) => tracing::info!("reloaded: log_level and tls.*; every other key takes effect at the next start"),
-        Err(error) => tracing::error!(error = format!("{error:#}"), "nothing was reloaded"),
+        Err(error) => tracing::error!(error = sentence(&error), "nothing was reloaded"),
     }
 }
 
 fn client_settings(config: &Config, identity: &Identity) -> Result<ClientSettings> {
     let mut settings = ClientSettings::new(config.server_url.to_string());
     settings.user_agent = format!("nexusd/{VERSION}");
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let credentials = Credentials::read(config)?;
     if config.tls.insecure_skip_verify {
         settings.tls.trust = Trust::Anybody;
-    } else if let Some(ca) = &config.tls.ca_file {
-        settings.tls.trust = Trust::OnlyCa(read(ca)?);
+    } else if let Some(ca) = credentials.ca {
+        settings.tls.trust = Trust::OnlyCa(ca);
     }
-    match identity {
-        Identity::Certificate { cert_file, key_file, .. } => {
-            settings.tls.identity = Some(PemIdentity { cert_pem: read(cert_file)?, key_pem: read(key_file)? });
-        }
-        Identity::Header { territory_id } => settings.territory_header = Some(territory_id.clone()),
+    settings.tls.identity = credentials.pair;
+    if let Identity::Header { territory_id } = identity {
+        settings.territory_header = Some(territory_id.clone());
     }
     if let Some(proxy) = &config.proxy_url {
         settings.proxy = ProxyChoice::Url(proxy.expose().to_string());
     }
     Ok(settings)
+}
+
+/// The configured `tls.*` files.
+struct Credentials {
+    ca: Option<Vec<u8>>,
+    pair: Option<PemIdentity>,
+}
+
+/// Configured files that cannot be read; all of them at once.
+#[derive(Debug)]
+struct UnreadableFiles(Vec<String>);
+
+impl std::fmt::Display for UnreadableFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("\nnexusd: "))
+    }
+}
+
+impl std::error::Error for UnreadableFiles {}
+
+impl Credentials {
+    fn read(config: &Config) -> Result<Self, UnreadableFiles> {
+        let mut missing = Vec::new();
+        let mut read = |key: &str, path: &Option<PathBuf>| {
+            let path = path.as_ref()?;
+            let text = |error| format!("{key}: cannot read {}: {error} (enrolment writes it)", path.display());
+            std::fs::read(path).map_err(|error| missing.push(text(error))).ok()
+        };
+        let tls = &config.tls;
+        let ca = read("tls.ca_file", &tls.ca_file);
+        let cert = read("tls.client_cert_file", &tls.client_cert_file);
+        let key = read("tls.client_key_file", &tls.client_key_file);
+        if missing.is_empty() {
+            let pair = cert.zip(key).map(|(cert_pem, key_pem)| PemIdentity { cert_pem, key_pem });
+            Ok(Self { ca, pair })
+        } else {
+            Err(UnreadableFiles(missing))
+        }
+    }
 }
 
 async fn enroll_here(args: &EnrollArgs) -> Result<ExitCode> {
@@ -172,10 +216,7 @@ fn load(source: &ConfigSource) -> Result<Config> {
 fn load_or_built_in(source: &ConfigSource) -> Result<(Config, bool)> {
     match Config::load_if_there(source, Platform::current(), &environment)? {
         Some(config) => Ok((config, true)),
-        None => {
-            let folder = std::env::temp_dir();
-            Ok((Config::built_in(&folder, Platform::current(), &environment)?, false))
-        }
+        None => Ok((Config::built_in(Platform::current(), &environment)?, false)),
     }
 }
 
@@ -210,6 +251,19 @@ fn print(bytes: &[u8]) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// An error with its causes, each said once: many name their cause in their own text.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// On standard error, for a person. A standard error that is closed leaves nobody to tell.

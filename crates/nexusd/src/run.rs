@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,8 +19,12 @@ use crate::directive::report::{Reporter, TerminalDesk};
 use crate::directive::stop::StopSwitch;
 use crate::directive::{Order, carry_out};
 use crate::engine::{Engine, EngineError, Surroundings};
-use crate::logs::Logs;
+use crate::logs::{LogTrouble, Logs};
 use crate::signals::Signals;
+
+mod scratch;
+
+pub use scratch::Scratch;
 
 /// The one facility that a run of its own has.
 const FACILITY: &str = "run";
@@ -59,42 +63,15 @@ pub enum RunError {
     /// Standard output or standard error is closed.
     #[error("cannot write to standard output or standard error: {0}")]
     Terminal(io::Error),
+    /// What the command printed is lost, in part at least.
+    #[error(transparent)]
+    Output(LogTrouble),
     /// Signals cannot be listened to.
     #[error("cannot listen to signals: {0}")]
     Signals(io::Error),
     /// The line ended without an end.
     #[error("the run ended without a result")]
     NoEnd,
-}
-
-/// A folder of the run's own that is gone when the value is.
-#[derive(Debug)]
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Makes it beneath `parent`, closed to everybody else.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn new(parent: &Path) -> Result<Self, RunError> {
-        let path = parent.join(format!("nexusd-run-{:016x}", rand::random::<u64>()));
-        let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|source| RunError::Folder { what: "make the folder", path: path.clone(), source })?;
-        Ok(Self(path))
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "the run's own folder stays behind");
-        }
-    }
 }
 
 /// Runs the command and says how it ended. `file` tells whether `config` was read from a file: without one, the
@@ -130,20 +107,23 @@ pub async fn run(
     let id = DirectiveId::generate();
     let order = Order { spec: spec_of(&id, &args), id, folder: args.facility.clone(), received: Instant::now() };
     let logs = Logs::to_terminal(&engine.tasks, CancellationToken::new()).map_err(RunError::Terminal)?;
-    let reporter = Reporter::Terminal(TerminalDesk::new(logs));
+    let reporter = Reporter::Terminal(TerminalDesk::new(logs.clone()));
     let stop = StopSwitch::default();
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     {
         let mut line = Box::pin(carry_out(&engine, order, &reporter, &stop));
         tokio::select! {
             () = &mut line => {}
-            () = async { signals.again().await; stop.stop(StopReason::Cancel); signals.again().await; stop.stop(StopReason::LeaseLost) } => line.await,
+            () = async { signals.leave().await; stop.stop(StopReason::Cancel); signals.leave().await; stop.stop(StopReason::LeaseLost) } => line.await,
             () = async { stop.stopped().await; std::future::pending().await } => {}
         }
     }
     give_up.cancel();
     engine.tasks.close();
     engine.tasks.wait().await;
+    if let Some(trouble) = logs.summary().trouble {
+        return Err(RunError::Output(trouble));
+    }
     match reporter {
         Reporter::Terminal(desk) => desk.into_end().ok_or(RunError::NoEnd),
         Reporter::Mothership(_) => Err(RunError::NoEnd),
@@ -173,15 +153,20 @@ fn spec_of(id: &DirectiveId, args: &RunArgs) -> Value {
 /// the command that whoever means it can run.
 fn settle_owner(engine: &Engine, folder: &Path, profile: SandboxProfile) -> Result<(), RunError> {
     let fail = |what| move |source| RunError::Folder { what, path: folder.to_owned(), source };
-    let owner = fs::metadata(folder).map_err(fail("read --facility"))?.uid();
+    // By descriptor, so that what is looked at is what changes its owner, also behind a link.
+    let directory = rustix::fs::OFlags::DIRECTORY.bits().cast_signed();
+    let opened = fs::OpenOptions::new().read(true).custom_flags(directory).open(folder);
+    let opened = opened.map_err(fail("open --facility"))?;
+    let owner = opened.metadata().map_err(fail("read --facility"))?.uid();
     let sandbox = engine.drivers.owner(Driver::Bwrap);
     let confined = matches!(profile, SandboxProfile::Untrusted | SandboxProfile::Trusted);
     if !confined || owner == sandbox.uid {
         return Ok(());
     }
-    let empty = fs::read_dir(folder).map_err(fail("read --facility"))?.next().is_none();
+    let listing = rustix::fs::Dir::read_from(&opened).map_err(|errno| fail("read --facility")(errno.into()))?;
+    let empty = listing.flatten().all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."));
     if owner != 0 || !empty {
         return Err(RunError::Owner { path: folder.to_owned(), owner, sandbox: sandbox.uid });
     }
-    std::os::unix::fs::lchown(folder, Some(sandbox.uid), Some(sandbox.gid)).map_err(fail("hand over --facility"))
+    std::os::unix::fs::fchown(&opened, Some(sandbox.uid), Some(sandbox.gid)).map_err(fail("hand over --facility"))
 }

@@ -44,6 +44,15 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+
+    /// Waits for whatever asks a program at a terminal to leave: SIGTERM, Ctrl-C, or the terminal closed.
+    pub async fn leave(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
 }
 
 /// Tells systemd that the daemon is up (`sd_notify(3)`, READY=1); nothing where nobody listens.

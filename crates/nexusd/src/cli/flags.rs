@@ -18,7 +18,7 @@ use crate::enroll::KeyKind;
 #[command(after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage or configuration.")]
 pub(super) struct Flags {
     /// The configuration file [default: config.yaml]
-    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath, overrides_with = "config")]
     pub(super) config: Option<PathBuf>,
 
     /// Print the version

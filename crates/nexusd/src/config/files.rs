@@ -116,16 +116,13 @@ impl Config {
         }
     }
 
-    /// The configuration of a file that says nothing, as if it stood in `folder`.
+    /// The configuration of a file that says nothing. Its relative paths start at `/`: who has no file names the folders
+    /// that he works in himself.
     ///
     /// # Errors
-    /// When the folder's own name is so long that the sockets beneath it could not be bound.
-    pub fn built_in(
-        folder: &Path,
-        platform: Platform,
-        environment: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Self, ConfigError> {
-        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+    /// None that could be met: the defaults are valid.
+    pub fn built_in(platform: Platform, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let folder = PathBuf::from("/");
         let surroundings = Surroundings { platform, environment, folder, home: home(environment) };
         Ok(Self::from_text("(built-in configuration)", "", &surroundings)?)
     }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Command, Drained, Progress};
+use super::{Command, Drained, LogTrouble, Progress};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -79,12 +79,16 @@ impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Sink<'_, O, E> {
             LogStream::Stdout => write_all(self.stdout, bytes).await,
             LogStream::Stderr => write_all(self.stderr, bytes).await,
         };
-        if let Err(error) = result {
-            // A reader that went away (`nexusd run … | head`): the command's output has nowhere to go, the command goes on.
-            tracing::debug!(%error, "our own output cannot be written");
-        }
+        let trouble = match result {
+            // A reader that went away (`nexusd run … | head`): it has all it wanted, the command goes on.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Some(LogTrouble::Output(stream, error.to_string()))
+            }
+            _ => None,
+        };
         let len = bytes.len() as u64;
         self.show.send_modify(|progress| {
+            progress.summary.trouble = progress.summary.trouble.take().or(trouble);
             let summary = super::stage::of(&mut progress.summary.streams, stream);
             summary.bytes += len;
             summary.seen += if from_command { len } else { 0 };

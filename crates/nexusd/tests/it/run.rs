@@ -91,3 +91,57 @@ fn bad_input_is_one_clear_line() {
         assert!(stderr.contains(named), "{args:?}: {stderr}");
     }
 }
+
+#[test]
+fn output_that_cannot_be_written_is_no_success() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let run = |to: std::process::Stdio| {
+        nexusd().current_dir(dir.path()).args(["run", "--", "echo hi"]).stdout(to).output().unwrap()
+    };
+    let (code, _, stderr) = texts(&run(full.into()));
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("stdout cannot be written"), "{stderr}");
+    // Control: where there is room, it is one.
+    let room = std::fs::File::create(dir.join("out")).unwrap();
+    assert_eq!(run(room.into()).status.code(), Some(0));
+    assert_eq!(std::fs::read_to_string(dir.join("out")).unwrap(), "hi\n");
+}
+
+#[test]
+fn a_facility_behind_a_link_is_the_folder_that_it_leads_to() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    std::fs::create_dir(dir.join("folder")).unwrap();
+    std::os::unix::fs::symlink("folder", dir.join("link")).unwrap();
+    let link = dir.join("link");
+    let (code, _, stderr) = texts(&run(&["--facility", link.to_str().unwrap(), "--", "echo x > made"]));
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(std::fs::read_to_string(dir.join("folder/made")).unwrap(), "x\n");
+    let mine = std::os::unix::fs::MetadataExt::uid(&std::fs::symlink_metadata(&link).unwrap());
+    assert_eq!(mine, rustix::process::geteuid().as_raw(), "the link itself changed its owner");
+}
+
+#[test]
+fn nothing_is_left_of_a_run_whatever_it_closed() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let script = "mkdir -p a/b; touch a/b/x; chmod 0 a/b a";
+    let output =
+        nexusd().current_dir(dir.path()).env("TMPDIR", dir.path()).args(["run", "--", script]).output().unwrap();
+    assert_eq!(texts(&output), (Some(0), String::new(), String::new()));
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_long_temporary_folder_is_no_matter() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let long = dir.join(&"x".repeat(130));
+    std::fs::create_dir(&long).unwrap();
+    let output =
+        nexusd().current_dir(dir.path()).env("TMPDIR", &long).args(["run", "--", "echo ran"]).output().unwrap();
+    assert_eq!(texts(&output), (Some(0), "ran\n".into(), String::new()));
+}

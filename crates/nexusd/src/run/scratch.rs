@@ -1,0 +1,111 @@
+//! A folder of a process's own for the time of one run: `nexusd run` and doctor work there.
+//!
+//! Promises: closed to everybody else; gone when the value is, whatever modes the command left in it; those of processes
+//! that were killed are removed by the next one.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::RunError;
+
+/// How such folders are named, before the process id.
+const PREFIX: &str = "nexusd-run-";
+
+/// How deep folders are opened up again that the command closed to itself.
+const MAX_DEPTH: usize = 128;
+
+/// A folder of the run's own that is gone when the value is.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it beneath `parent`, closed to everybody else.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new(parent: &Path) -> Result<Self, RunError> {
+        remove_abandoned(parent);
+        let path = parent.join(format!("{PREFIX}{}-{:016x}", std::process::id(), rand::random::<u64>()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|source| RunError::Folder { what: "make the folder", path: path.clone(), source })?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "the run's own folder stays behind");
+        }
+    }
+}
+
+/// Removes what processes left that were killed: folders of this user named by a process that is no more.
+fn remove_abandoned(parent: &Path) {
+    let Ok(listing) = fs::read_dir(parent) else { return };
+    for entry in listing.flatten() {
+        let name = entry.file_name();
+        let dead = name.to_str().and_then(owner_of).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        let ours = entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == sys::user::effective_uid());
+        if dead && ours && remove(&entry.path()).is_err() {
+            tracing::debug!(folder = %entry.path().display(), "what a killed run left cannot be removed");
+        }
+    }
+}
+
+/// The process that a folder's name names.
+fn owner_of(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
+}
+
+/// Nothing of the run is alive any more, so nothing changes meanwhile.
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(folder, MAX_DEPTH);
+            fs::remove_dir_all(folder)
+        }
+        removed => removed,
+    }
+}
+
+/// Gives the owner every right to a folder and those beneath it; links are not followed.
+fn open_up(folder: &Path, depth: usize) {
+    let real = fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_dir());
+    if !real || depth == 0 || fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).is_err() {
+        return;
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        open_up(&entry.path(), depth - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        // Pid 1 lives; a pid above the kernel's highest never does.
+        for name in ["nexusd-run-4194999-00", "nexusd-run-1-00", "nexusd-run-", "nexusd-run-x-1", "other-4194999-00"] {
+            fs::create_dir_all(dir.path().join(name).join("below")).unwrap();
+        }
+        let scratch = Scratch::new(dir.path()).unwrap();
+        assert!(!dir.path().join("nexusd-run-4194999-00").exists());
+        for name in ["nexusd-run-1-00", "nexusd-run-", "nexusd-run-x-1", "other-4194999-00"] {
+            assert!(dir.path().join(name).exists(), "{name}");
+        }
+        let path = scratch.path().to_owned();
+        drop(scratch);
+        assert!(!path.exists());
+    }
+}
