@@ -15,14 +15,14 @@ use sandbox::StopReason;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, info, info_span, warn};
+use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use crate::client::Mothership;
 use crate::config::Config;
 use crate::directive::report::{MothershipDesk, Reporter};
 use crate::directive::stop::{CANCEL_GRACE, StopSwitch};
 use crate::directive::{Order, SHIP_WITHIN, carry_out};
-use crate::engine::{Engine, EngineError, Surroundings};
+use crate::engine::{Engine, EngineError, Surroundings, folders};
 use crate::logs::LogCounters;
 use crate::observe::http::{self, Observed};
 use crate::observe::metrics::Metrics;
@@ -141,6 +141,9 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
     background.spawn(opened.task.run(give_up.clone()));
     daemon.observe(&background)?;
     daemon.engine.check_health().await;
+    for (profile, driver) in daemon.engine.missing_drivers() {
+        warn!(%profile, %driver, "this build does not have the profile's driver: its directives are not asked for");
+    }
     recover::recover(&daemon, opened.leftovers, opened.set_aside).await;
     // Before the first poll: the mothership must know this start of the daemon before it leases anything to it.
     let rhythm = beat::first(&daemon).await;
@@ -152,6 +155,9 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
     let polling = background.spawn(daemon.clone().poll(stop_polling.clone()));
     crate::signals::notify_ready();
     info!(server = %daemon.engine.config.server_url, slots, "nexusd is up");
+    if let Err(error) = sys::memory::release_program_text() {
+        debug!(%error, "what only the start needed stays in memory");
+    }
 
     signals.until_stop(|| reload(&daemon.mothership)).await;
     daemon.stopping.send_replace(true);
@@ -295,7 +301,7 @@ fn lock_work_dir(config: &Config) -> Result<sys::lock::LockFile, DaemonError> {
     let state = config.state_dir();
     let lock = state.join("nexusd.lock");
     let fail = |source| DaemonError::Lock { lock: lock.clone(), source };
-    std::fs::create_dir_all(&state).map_err(fail)?;
+    folders::work_dir(&config.work_dir, &state).map_err(EngineError::from)?;
     sys::lock::LockFile::try_acquire(&lock)
         .map_err(fail)?
         .ok_or_else(|| DaemonError::SecondDaemon { work_dir: config.work_dir.clone(), lock: lock.clone() })

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use conduits::{DnsName, DriverKind, InstanceId, SandboxProfile};
@@ -19,6 +18,10 @@ use crate::config::{self, Config};
 use crate::directive::admit::HostFacts;
 use crate::facility::{Facilities, Owner};
 use crate::observe::metrics::{EgressSample, Metrics};
+
+pub mod folders;
+
+use folders::FolderError;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -83,23 +86,8 @@ pub struct Surroundings {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// A folder of the daemon's own.
-    #[error("cannot {what} {path}: {source}", path = path.display())]
-    Folder {
-        /// What was being done.
-        what: &'static str,
-        /// To which folder.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// The folder of the proxies' sockets is not safe.
-    #[error("bwrap.proxy_socket_dir {path} {why}", path = path.display())]
-    SocketFolder {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong, and the mend.
-        why: &'static str,
-    },
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The drivers.
     #[error(transparent)]
     Drivers(#[from] DriversError),
@@ -127,10 +115,9 @@ impl Engine {
         stop: &CancellationToken,
     ) -> Result<Self, EngineError> {
         let state = config.state_dir();
-        private_folder(&config.work_dir)?;
-        private_folder(&state)?;
-        private_folder(&state.join("audit"))?;
-        socket_folder(&config.bwrap.proxy_socket_dir)?;
+        folders::work_dir(&config.work_dir, &state)?;
+        folders::own(&state.join("audit"))?;
+        folders::sockets(&config.bwrap.proxy_socket_dir)?;
         let settings = driver_settings(&config, &around, &state);
         let git = (settings.root != RootSource::HostUsr)
             .then(|| {
@@ -204,6 +191,12 @@ impl Engine {
     pub fn needed_drivers(&self) -> BTreeSet<DriverKind> {
         let needed = self.config.supported_sandbox_profiles.iter().map(|profile| self.config.driver_of(*profile));
         needed.filter(|driver| built(*driver)).collect()
+    }
+
+    /// Offered profiles whose driver this build does not have, and that driver: they are never asked for in polls.
+    pub fn missing_drivers(&self) -> impl Iterator<Item = (SandboxProfile, DriverKind)> {
+        let with_driver = |profile: &SandboxProfile| (*profile, self.config.driver_of(*profile));
+        self.config.supported_sandbox_profiles.iter().map(with_driver).filter(|(_, kind)| !built(*kind))
     }
 
     /// Asks every needed driver how it is, and keeps the answers.
@@ -311,7 +304,7 @@ pub fn built(kind: DriverKind) -> bool {
 /// # Errors
 /// Why there are none.
 pub fn doctors_drivers(config: Option<&Config>, around: &Surroundings, folder: &Path) -> Result<Drivers, String> {
-    let built_in = config.is_none().then(|| Config::built_in(folder, config::Platform::current(), &|_| None));
+    let built_in = config.is_none().then(|| Config::built_in(config::Platform::current(), &|_| None));
     let built_in = built_in.transpose().map_err(|error| error.to_string())?;
     let config = config.or(built_in.as_ref()).ok_or("there is no configuration")?;
     Drivers::new(driver_settings(config, around, folder)).map_err(|error| error.to_string())
@@ -349,38 +342,10 @@ fn operator_rules(config: &Config) -> OperatorRules {
     } else if let Ok(name) = DnsName::parse(host) {
         rules.own_names.push((name, port));
     }
+    if config.observability.enabled {
+        // On all addresses where it has no host: the policy refuses the host's own addresses besides, these are for
+        // ranges that the operator opened.
+        rules.own_listeners.extend(config.observability.listen_addr.candidates());
+    }
     rules
-}
-
-/// Makes a folder that only the daemon's user may enter, and refuses one that others may write to.
-fn private_folder(path: &Path) -> Result<(), EngineError> {
-    let fail = |what| move |source| EngineError::Folder { what, path: path.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fail("make the folder"))?;
-    let meta = fs::metadata(path).map_err(fail("read the folder"))?;
-    if meta.uid() != sys::user::effective_uid() && !rustix::process::geteuid().is_root() {
-        return Err(fail("use the folder")(io::Error::other("it belongs to another user")));
-    }
-    if meta.permissions().mode() & 0o022 != 0 {
-        return Err(fail("use the folder")(io::Error::other("others may write to it: chmod go-w it")));
-    }
-    Ok(())
-}
-
-/// The folder of the proxies' sockets must be the daemon's own, 0700 and no link: whoever can put a socket there can
-/// be the proxy.
-fn socket_folder(path: &Path) -> Result<(), EngineError> {
-    let fail = |why| EngineError::SocketFolder { path: path.to_owned(), why };
-    let io = |what| move |source| EngineError::Folder { what, path: path.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("make the folder"))?;
-    let meta = fs::symlink_metadata(path).map_err(io("read the folder"))?;
-    if !meta.is_dir() {
-        return Err(fail("is a link or no directory; name a directory of nexusd's own"));
-    }
-    if meta.uid() != sys::user::effective_uid() {
-        return Err(fail("belongs to another user; name a directory of nexusd's own"));
-    }
-    if meta.permissions().mode() & 0o077 != 0 {
-        return Err(fail("is open to others; chmod 700 it"));
-    }
-    Ok(())
 }

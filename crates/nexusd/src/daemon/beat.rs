@@ -119,6 +119,7 @@ impl Daemon {
                 true => (kind, Ok(())),
                 false => (kind, Err(health.reason.unwrap_or_else(|| "its check failed".to_owned()))),
             })
+            .chain(self.engine.missing_drivers().map(|(_, kind)| (kind, Err("not a part of this build".to_owned()))))
             .collect();
         self.facts.send_replace(ReadyFacts {
             drivers,

@@ -13,4 +13,5 @@ mod logs;
 mod other_servers;
 mod outbox;
 mod run;
+mod starting;
 mod stopping;
