@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 
 use conduits::{DirectiveId, DirectiveSpec, LogStream, SandboxProfile};
 use jiff::Timestamp;
-use sandbox::{CommandLine, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace};
+use sandbox::{CommandLine, EndedBy, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace};
 use serde_json::Value;
 use tracing::{debug, info};
 
 pub mod admit;
 mod artifacts;
 pub mod collect;
+mod disk;
 pub mod ended;
 mod environment;
 pub mod fs_access;
@@ -35,6 +36,7 @@ pub mod stop;
 mod summary;
 
 use admit::Admitted;
+use disk::{Breach, DiskWatch};
 use ended::Ended;
 use network::Network;
 use report::{Begun, Reporter};
@@ -165,6 +167,11 @@ async fn run(
         }
     }
     let before = collect::snapshot_before(engine, &order.id, admitted, occupied, stop).await;
+    let disk = match DiskWatch::begin(engine, admitted, occupied).await {
+        Ok(disk) => disk,
+        Err(why) if begun.is_some() => return failed(logs, "engine", &why).await,
+        Err(why) => return refuse(reporter, logs, stop, "engine", &why).await,
+    };
 
     let (mut handle, network) = match launch(engine, order, admitted, occupied, logs).await {
         Ok(launched) => launched,
@@ -196,16 +203,14 @@ async fn run(
     times.start = order.received.elapsed();
     engine.metrics.directive_started(admitted.driver, times.start);
 
-    let exit = match handle.release() {
-        Ok(()) => handle.wait(stop.watch()).await,
-        Err(error) => {
-            network.close().await;
-            return failed(logs, "engine", &error).await;
-        }
-    };
+    if let Err(error) = handle.release() {
+        network.close().await;
+        return failed(logs, "engine", &error).await;
+    }
+    let (exit, breach) = wait(handle, &disk, logs, stop).await;
     debug!(after_ms = millis(order.received.elapsed()), "command ended");
     times.run = exit.usage.wall;
-    explain(logs, admitted, &exit).await;
+    explain(logs, admitted, &exit, breach.as_deref()).await;
     if !logs.end_of_output(DRAIN).await.complete {
         logs.notice(
             LogStream::Stderr,
@@ -217,6 +222,32 @@ async fn run(
     let mut ended = Ended::after_the_run(&exit, egress);
     ended.collected = collect::collect(engine, &order.id, admitted, occupied, before, logs).await;
     ended
+}
+
+/// Waits for the command's end, and brings it about when the disk does not allow it to go on; the text then says why.
+async fn wait(mut handle: RunHandle, disk: &DiskWatch, logs: &Logs, stop: &StopSwitch) -> (Exit, Option<String>) {
+    let census = handle.census();
+    let mut ended = std::pin::pin!(handle.wait(stop.watch()));
+    let breach = tokio::select! {
+        biased;
+        exit = &mut ended => return after_the_end(exit, disk.last_look().await),
+        breach = disk.breach(census) => breach.to_string(),
+        trouble = logs.trouble() => format!("ended: {trouble}"),
+    };
+    stop.stop(StopReason::DiskFull);
+    (ended.await, Some(breach))
+}
+
+/// A command that ended by itself, and had taken more than it may by then.
+fn after_the_end(exit: Exit, breach: Option<Breach>) -> (Exit, Option<String>) {
+    match breach {
+        Some(breach) if matches!(exit.ended, EndedBy::Exited | EndedBy::Signal(_)) => {
+            let ended = EndedBy::Stopped(StopReason::DiskFull);
+            let code = sandbox::exit_code(&ended, Some(exit.code));
+            (Exit { ended, code, ..exit }, Some(breach.to_string()))
+        }
+        _ => (exit, None),
+    }
 }
 
 /// Puts the run together and starts its sandbox; the command waits for its release.
@@ -237,6 +268,7 @@ async fn launch(
         workspace: Workspace { host_dir: occupied.path.clone(), access: admitted.access.clone() },
         network: path,
         limits: admitted.limits,
+        stdin: None,
         stdout: logs.pipe(LogStream::Stdout)?,
         stderr: logs.pipe(LogStream::Stderr)?,
         timeout: admitted.timeout,
@@ -266,8 +298,7 @@ async fn failed(logs: &Logs, ended_by: &'static str, why: &(dyn std::fmt::Displa
 }
 
 /// Says on stderr what the exit code alone does not.
-async fn explain(logs: &Logs, admitted: &Admitted, exit: &Exit) {
-    use sandbox::EndedBy;
+async fn explain(logs: &Logs, admitted: &Admitted, exit: &Exit, breach: Option<&str>) {
     let line = match &exit.ended {
         EndedBy::Exited | EndedBy::Signal(_) => None,
         EndedBy::TimedOut => Some(format!("ended by its timeout of {} s", admitted.timeout.as_secs_f64())),
@@ -276,7 +307,7 @@ async fn explain(logs: &Logs, admitted: &Admitted, exit: &Exit) {
         EndedBy::Stopped(StopReason::Cancel) => Some("canceled".to_owned()),
         EndedBy::Stopped(StopReason::Shutdown) => Some("canceled: nexusd shuts down".to_owned()),
         EndedBy::Stopped(StopReason::LeaseLost) => Some("killed: the lease is lost".to_owned()),
-        EndedBy::Stopped(StopReason::DiskFull) => Some("ended: the disk is full".to_owned()),
+        EndedBy::Stopped(StopReason::DiskFull) => Some(breach.unwrap_or("ended: the disk is full").to_owned()),
     };
     for line in line.iter().chain(&exit.note) {
         logs.notice(LogStream::Stderr, &format!("[nexusd] {line}")).await;

@@ -166,12 +166,15 @@ impl Engine {
             .filter(|(_, health)| !health.healthy)
             .map(|(driver, health)| (*driver, health.reason.clone().unwrap_or_default()))
             .collect();
+        let space = sys::disk::space(&self.config.work_dir);
         HostFacts {
             offered: self.config.supported_sandbox_profiles.iter().copied().collect::<BTreeSet<_>>(),
             untrusted_driver: self.config.untrusted_driver,
             unhealthy,
             // A file system that cannot be asked is not taken for a full one: the run itself will tell.
-            free_bytes: sys::disk::space(&self.config.work_dir).map_or(u64::MAX, |space| space.free),
+            free_bytes: space.as_ref().map_or(u64::MAX, |space| space.free),
+            disk_bytes: space.as_ref().map_or(u64::MAX, |space| space.total),
+            default_disk: self.config.limits.disk_mb.map(|mib| Limit::named(mib * MIB)),
             min_free_bytes: self.config.min_free_bytes,
             net_ceiling: self.config.operator.net_ceiling,
             default_timeout: self.config.limits.default_timeout,

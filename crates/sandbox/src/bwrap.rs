@@ -132,7 +132,7 @@ impl Bwrap {
             stages,
             // The order is that of `guest::fd`, and of args::SECCOMP_FD.
             fds: vec![
-                engine.null()?,
+                run.stdin.map_or_else(|| engine.null(), Ok)?,
                 diagnostics.write,
                 again,
                 pair.theirs,

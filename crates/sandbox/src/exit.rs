@@ -50,6 +50,8 @@ pub struct Exit {
     pub code: i32,
     /// What it used.
     pub usage: Usage,
+    /// How often a process was refused because the run had as many as it may have.
+    pub pids_refused: u64,
     /// One more sentence for whoever reads the log, such as that the pids limit was hit.
     pub note: Option<String>,
 }

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use guest::frame::{Ended, Failed, Frame, How, Order, Step};
-use sys::cgroup::Group;
+use sys::cgroup::{Census, Group};
 use sys::spawn::Status;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -230,6 +230,12 @@ impl RunHandle {
     /// Kills the run without ever letting its command go.
     pub fn abandon(self) {}
 
+    /// A way to see the run's processes, where it has a cgroup.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.started.group.as_ref().map(Group::census).unwrap_or_default()
+    }
+
     /// What is in force around the run.
     #[must_use]
     pub fn layers(&self) -> &Layers {
@@ -335,12 +341,13 @@ impl RunHandle {
         if timeout(GONE_TIMEOUT, gone).await.is_err() {
             tracing::error!("the sandbox's helper outlived its sandbox");
         }
-        let (mut oom, mut peak, mut note) = (0, None, None);
+        let (mut oom, mut peak, mut note, mut pids_refused) = (0, None, None, 0);
         if let Some(group) = self.started.group.take() {
             oom = group.oom_kills();
             peak = group.peak_memory();
-            if group.pids_refused() > 0 {
-                note = Some(format!("the limit of processes was reached {} times", group.pids_refused()));
+            pids_refused = group.pids_refused();
+            if pids_refused > 0 {
+                note = Some(format!("the limit of processes was reached: {pids_refused} were refused"));
             }
             let name = group.name().to_owned();
             if !remove(group).await {
@@ -362,7 +369,12 @@ impl RunHandle {
         let cause = self.ending.map(|ending| ending.cause);
         let ended = ended_by(cause, command, oom, || self.engine_failure(self.status));
         let code = exit_code(&ended, command.map(CommandStatus::code));
-        Exit { ended, code, usage, note }
+        if oom > 0 && ended != EndedBy::OutOfMemory {
+            // cgroup v1 kills one process where version 2 ends the run; the command may have done without it.
+            let killed = format!("the memory limit was reached: {oom} of its processes were killed");
+            note = Some(note.map_or(killed.clone(), |other: String| format!("{killed}; {other}")));
+        }
+        Exit { ended, code, usage, pids_refused, note }
     }
 
     /// What the engine said, shortened.

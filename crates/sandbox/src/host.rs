@@ -45,7 +45,15 @@ pub(crate) async fn launch(engine: &Engine, run: PreparedRun) -> Result<Started,
         env: Vec::new(),
         stages,
         // The order is that of `guest::fd`.
-        fds: vec![engine.null()?, diagnostics.write, again, pair.theirs, run.stdout, run.stderr, engine.image()?],
+        fds: vec![
+            run.stdin.map_or_else(|| engine.null(), Ok)?,
+            diagnostics.write,
+            again,
+            pair.theirs,
+            run.stdout,
+            run.stderr,
+            engine.image()?,
+        ],
     };
     let process = process::start(engine.spawner(), program).await?;
     let mut control = Control::new(pair.ours).map_err(failed("the control socket"))?;

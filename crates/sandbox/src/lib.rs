@@ -40,3 +40,4 @@ pub use run::{
     CommandLine, CommandLineError, NetworkPath, PreparedRun, ProxyAttachment, RunName, RunNameError, Selected,
     Workspace, WorkspaceAccess,
 };
+pub use sys::cgroup::Census;

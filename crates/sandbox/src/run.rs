@@ -38,6 +38,8 @@ pub struct PreparedRun {
     pub network: NetworkPath,
     /// What the run may use.
     pub limits: Limits,
+    /// The command's standard input; `None`: /dev/null.
+    pub stdin: Option<OwnedFd>,
     /// Write end of the pipe that takes standard output. End of file at the read end means that nobody is left.
     pub stdout: OwnedFd,
     /// Write end of the pipe that takes standard error.

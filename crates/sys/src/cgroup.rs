@@ -30,6 +30,20 @@ pub struct Cgroups {
     missing: String,
 }
 
+/// The processes of a group, as they are when asked.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    dir: Option<PathBuf>,
+}
+
+impl Census {
+    /// Their pids; none once the group is gone.
+    #[must_use]
+    pub fn pids(&self) -> Vec<i32> {
+        self.dir.as_deref().map(members).unwrap_or_default()
+    }
+}
+
 /// Why a group could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {source}")]
@@ -180,6 +194,12 @@ impl Group {
     #[must_use]
     pub fn pids_refused(&self) -> u64 {
         self.read_field("pids", "pids.events", "max").unwrap_or(0)
+    }
+
+    /// A way to see its processes that does not keep it.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        Census { dir: self.dirs.first().map(|(_, dir)| dir.clone()) }
     }
 
     /// Kills what it holds. What forks meanwhile is found by the next call.

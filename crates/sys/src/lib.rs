@@ -28,4 +28,6 @@ pub mod pipe;
 pub mod seccomp;
 #[cfg(target_os = "linux")]
 pub mod spawn;
+#[cfg(target_os = "linux")]
+pub mod usage;
 pub mod user;

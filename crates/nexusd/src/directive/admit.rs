@@ -30,6 +30,10 @@ pub struct HostFacts {
     pub max_timeout: Duration,
     /// The limits that hold where a directive names none.
     pub default_limits: Limits,
+    /// `limits.disk_mb`, in bytes.
+    pub default_disk: Option<Limit>,
+    /// The size of the file system of `work_dir`.
+    pub disk_bytes: u64,
     /// The machine's memory.
     pub memory_bytes: u64,
     /// The machine's processors.
@@ -49,6 +53,8 @@ pub struct Admitted {
     pub access: WorkspaceAccess,
     /// Its limits, named and default.
     pub limits: Limits,
+    /// Bytes that it may add to its facility.
+    pub disk: Option<Limit>,
     /// Wall time from the release of the command.
     pub timeout: Duration,
 }
@@ -123,11 +129,6 @@ pub enum Refusal {
         /// What there is, in the same unit.
         has: u64,
     },
-    /// A limit that nothing here can hold to.
-    #[error(
-        "limits.disk_mb cannot be enforced by this nexusd yet, so a directive that names it is refused; leave it out"
-    )]
-    DiskLimit,
     /// The working directory leaves the workspace.
     #[error(transparent)]
     Cwd(#[from] CwdError),
@@ -162,13 +163,14 @@ pub fn admit(spec: DirectiveSpec, host: &HostFacts) -> Result<Admitted, Refusal>
         return Err(Refusal::NetAboveCeiling { asked: spec.net.mode, ceiling: host.net_ceiling });
     }
     let timeout = timeout(spec.timeout_seconds, host)?;
-    let limits = limits(&spec, host)?;
+    let disk = disk(&spec, host)?;
+    let limits = limits(&spec, host, disk)?;
     let cwd = WorkspaceCwd::parse(&spec.cwd)?;
     let access = match &spec.fs {
         None => WorkspaceAccess::ReadWrite,
         Some(fs) => access(fs, profile)?,
     };
-    Ok(Admitted { driver, cwd, access, limits, timeout, spec })
+    Ok(Admitted { driver, cwd, access, limits, disk, timeout, spec })
 }
 
 /// The one driver of a profile. Nothing ever falls back to a weaker one.
@@ -195,8 +197,20 @@ fn timeout(asked: Option<u64>, host: &HostFacts) -> Result<Duration, Refusal> {
     }
 }
 
-fn limits(spec: &DirectiveSpec, host: &HostFacts) -> Result<Limits, Refusal> {
+fn disk(spec: &DirectiveSpec, host: &HostFacts) -> Result<Option<Limit>, Refusal> {
+    let Some(asked) = spec.limits.disk_mb else { return Ok(host.default_disk) };
+    if asked.saturating_mul(MIB) > host.disk_bytes {
+        return Err(Refusal::MoreThanTheMachine { field: "limits.disk_mb", asked, has: host.disk_bytes / MIB });
+    }
+    Ok(Some(Limit::named(asked * MIB)))
+}
+
+fn limits(spec: &DirectiveSpec, host: &HostFacts, disk: Option<Limit>) -> Result<Limits, Refusal> {
     let mut limits = host.default_limits;
+    if let Some((tmp, disk)) = limits.tmp_bytes.as_mut().zip(disk) {
+        // What the sandbox holds in memory instead of on the disk is bounded by the same number.
+        tmp.value = tmp.value.min(disk.value);
+    }
     if let Some(asked) = spec.limits.memory_mb {
         if asked.saturating_mul(MIB) > host.memory_bytes {
             return Err(Refusal::MoreThanTheMachine { field: "limits.memory_mb", asked, has: host.memory_bytes / MIB });
@@ -210,8 +224,103 @@ fn limits(spec: &DirectiveSpec, host: &HostFacts) -> Result<Limits, Refusal> {
         }
         limits.cpu_millicores = Some(Limit::named(asked));
     }
-    if spec.limits.disk_mb.is_some() {
-        return Err(Refusal::DiskLimit);
-    }
     Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn host() -> HostFacts {
+        HostFacts {
+            offered: [SandboxProfile::Untrusted].into(),
+            untrusted_driver: DriverKind::Bwrap,
+            unhealthy: BTreeMap::new(),
+            free_bytes: 100 * MIB,
+            min_free_bytes: 10 * MIB,
+            net_ceiling: NetMode::Allowlist,
+            default_timeout: Duration::from_secs(300),
+            max_timeout: Duration::from_secs(3600),
+            default_limits: Limits { tmp_bytes: Some(Limit::default_of(512 * MIB)), ..Limits::default() },
+            default_disk: None,
+            disk_bytes: 1000 * MIB,
+            memory_bytes: 2048 * MIB,
+            processors: 2,
+        }
+    }
+
+    fn spec(fields: &Value) -> DirectiveSpec {
+        let mut spec = json!({ "directive_id": "d", "facility": { "id": "f" }, "command": "true" });
+        for (name, value) in fields.as_object().unwrap() {
+            spec[name] = value.clone();
+        }
+        DirectiveSpec::from_value(&spec).unwrap()
+    }
+
+    fn verdict(fields: &Value, host: &HostFacts) -> Result<Admitted, String> {
+        admit(spec(fields), host).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn what_is_asked_for_and_nothing_more() {
+        let plain = verdict(&json!({}), &host()).unwrap();
+        assert_eq!((plain.driver, plain.timeout, plain.disk), (DriverKind::Bwrap, Duration::from_secs(300), None));
+        assert_eq!((plain.limits, plain.access), (host().default_limits, WorkspaceAccess::ReadWrite));
+        let limits = json!({ "memory_mb": 64, "cpu": 1500, "disk_mb": 20 });
+        let asked = verdict(&json!({ "limits": limits, "timeout_seconds": 7 }), &host()).unwrap();
+        assert_eq!(asked.timeout, Duration::from_secs(7));
+        assert_eq!(asked.limits.memory_bytes, Some(Limit::named(64 * MIB)));
+        assert_eq!(asked.limits.cpu_millicores, Some(Limit::named(1500)));
+        assert_eq!(asked.disk, Some(Limit::named(20 * MIB)));
+        // What is held in memory instead of on the disk has the same bound.
+        assert_eq!(asked.limits.tmp_bytes, Some(Limit::default_of(20 * MIB)));
+        let configured = HostFacts { default_disk: Some(Limit::named(MIB)), ..host() };
+        assert_eq!(verdict(&json!({}), &configured).unwrap().disk, Some(Limit::named(MIB)));
+    }
+
+    #[test]
+    fn refusals_say_what_and_why() {
+        let sick = HostFacts { unhealthy: [(DriverKind::Bwrap, "no user namespaces".to_owned())].into(), ..host() };
+        let full = HostFacts { free_bytes: 10 * MIB - 1, ..host() };
+        let all = HostFacts { offered: SandboxProfile::ALL.iter().copied().collect(), ..host() };
+        let unrestricted = json!({ "capabilities": { "net": { "mode": "unrestricted" } } });
+        let cases = [
+            (
+                json!({ "sandbox_profile": "host" }),
+                host(),
+                "profile `host` is not offered by this nexusd (offered: untrusted)",
+            ),
+            (json!({ "sandbox_profile": "trusted" }), all, "needs the driver `container`"),
+            (
+                json!({}),
+                HostFacts { untrusted_driver: DriverKind::Firecracker, ..host() },
+                "needs the driver `firecracker`",
+            ),
+            (json!({}), sick, "does not work on this host: no user namespaces"),
+            (json!({}), full, "below min_free_bytes"),
+            (unrestricted, host(), "above operator.net_ceiling (`allowlist`)"),
+            (json!({ "timeout_seconds": 3601 }), host(), "timeout_seconds 3601 is above limits.max_timeout (3600 s)"),
+            (
+                json!({ "limits": { "memory_mb": 2049 } }),
+                host(),
+                "limits.memory_mb 2049 is more than this machine has (2048)",
+            ),
+            (json!({ "limits": { "cpu": 2001 } }), host(), "limits.cpu 2001 is more than this machine has (2000)"),
+            (
+                json!({ "limits": { "disk_mb": 1001 } }),
+                host(),
+                "limits.disk_mb 1001 is more than this machine has (1000)",
+            ),
+            (json!({ "cwd": "../.." }), host(), "../.."),
+        ];
+        for (fields, facts, reason) in cases {
+            let text = verdict(&fields, &facts).map(drop).expect_err(reason);
+            assert!(text.contains(reason), "{fields}: {text}");
+        }
+        // Controls: at the very bounds it is admitted.
+        let edge = json!({ "timeout_seconds": 3600, "limits": { "memory_mb": 2048, "cpu": 2000, "disk_mb": 1000 } });
+        verdict(&edge, &HostFacts { free_bytes: 10 * MIB, ..host() }).unwrap();
+    }
 }

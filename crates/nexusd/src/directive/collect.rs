@@ -71,7 +71,7 @@ pub async fn snapshot_before(
     if !asked || std::fs::symlink_metadata(occupied.path.join(".git")).is_err() {
         return None;
     }
-    Some(snapshot(engine, id, occupied, stop.watch()).await)
+    Some(snapshot(engine, id, admitted, occupied, stop.watch()).await)
 }
 
 /// Everything that is to be kept of the run. What fails is said on stderr and left out: the run itself is over.
@@ -116,7 +116,7 @@ async fn diff(
     let before = before?;
     // The command has ended: a cancel no longer concerns what it left. The time is bounded by the steps themselves.
     let never = || watch::Sender::new(None).subscribe();
-    let after = snapshot(engine, id, occupied, never()).await?;
+    let after = snapshot(engine, id, admitted, occupied, never()).await?;
     if before.tree == after.tree {
         return Ok((before, after, Kept::default()));
     }
@@ -127,6 +127,8 @@ async fn diff(
         variables: &[("NEXUS_BEFORE", &before.tree), ("NEXUS_AFTER", &after.tree)],
         folder: &occupied.path,
         network: NetworkPath::Isolated,
+        limits: admitted.limits,
+        input: None,
         timeout: LOOK_WITHIN,
         // The line that says what is missing must fit, too.
         keep: usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(64),
@@ -141,6 +143,7 @@ async fn diff(
 async fn snapshot(
     engine: &Engine,
     id: &DirectiveId,
+    admitted: &Admitted,
     occupied: &Occupied,
     stop: watch::Receiver<Option<sandbox::Stop>>,
 ) -> Result<Snapshot, String> {
@@ -150,6 +153,8 @@ async fn snapshot(
         variables: &[],
         folder: &occupied.path,
         network: NetworkPath::Isolated,
+        limits: admitted.limits,
+        input: None,
         timeout: LOOK_WITHIN,
         keep: NAMES,
     };

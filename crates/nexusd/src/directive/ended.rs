@@ -16,7 +16,7 @@ pub struct Ended {
     pub status: FinishedStatus,
     /// The exit code of `sandbox.md`.
     pub exit_code: i32,
-    /// Why it did not simply run to its end: `timeout`, `cancel`, `lost_lease`, `oom`, `refused`, …
+    /// Why it did not simply run to its end: `timeout`, `cancel`, `lost_lease`, `oom`, `pids`, `disk`, `refused`, …
     pub ended_by: Option<&'static str>,
     /// Time and memory that the command used.
     pub usage: Option<Usage>,
@@ -48,6 +48,9 @@ impl Ended {
     /// The command ran and ended like this.
     pub fn after_the_run(exit: &Exit, egress: Option<EgressSummary>) -> Self {
         let (status, ended_by) = status_of(&exit.ended, exit.code);
+        // The limit itself kills nothing: the command fails over a process that it did not get.
+        let short_of_pids = status == FinishedStatus::Failed && exit.pids_refused > 0;
+        let ended_by = ended_by.or(short_of_pids.then_some("pids"));
         Self {
             status,
             exit_code: exit.code,

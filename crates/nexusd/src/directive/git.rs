@@ -3,6 +3,7 @@
 //! Every step runs a script of ours in a fresh bwrap sandbox over the facility, with the host's `/usr`, under the
 //! facility's uid, whatever the directive's own profile is. What the script prints is read with a bound.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ pub struct Step<'a> {
     pub folder: &'a Path,
     /// The way to the network.
     pub network: NetworkPath,
+    /// What it may use: what the directive may, for what is in the repository runs on its account.
+    pub limits: Limits,
+    /// What its standard input is; nothing where there is none.
+    pub input: Option<OwnedFd>,
     /// The longest it may take.
     pub timeout: Duration,
     /// The most of its standard output that is kept: half from its beginning, half from its end.
@@ -77,7 +82,8 @@ pub async fn run(
         environment: environment(id, &step).map_err(|error| fail(&error))?,
         workspace: Workspace { host_dir: step.folder.to_owned(), access: WorkspaceAccess::ReadWrite },
         network: step.network,
-        limits: Limits::default(),
+        limits: step.limits,
+        stdin: step.input,
         stdout: out.write,
         stderr: err.write,
         timeout: step.timeout,
@@ -154,7 +160,7 @@ impl Kept {
     }
 }
 
-async fn read_kept(read: std::os::fd::OwnedFd, keep: usize) -> std::io::Result<Kept> {
+async fn read_kept(read: OwnedFd, keep: usize) -> std::io::Result<Kept> {
     rustix::io::ioctl_fionbio(&read, true)?;
     let mut pipe = pipe::Receiver::from_owned_fd(read)?;
     let mut kept = Kept::default();

@@ -5,11 +5,12 @@
 //! network policy.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use conduits::{DirectiveId, LogStream};
+use conduits::{DirectiveId, LogStream, RepoUrl};
 
 use super::admit::Admitted;
 use super::git::{self, Step, StepError};
@@ -22,16 +23,17 @@ use crate::logs::Logs;
 /// The longest a clone may take where the directive's own timeout is longer.
 const LONGEST_CLONE: Duration = Duration::from_secs(30 * 60);
 
-/// The URL comes as a variable, after `--`: it can be neither an option nor a piece of script.
-const CLONE: &str =
-    r#"exec git -c core.hooksPath=/dev/null clone --depth 1 --no-recurse-submodules -- "$NEXUS_REPO_URL" ."#;
+/// The URL comes as a variable, after `--`: it can be neither an option nor a piece of script. The credentials come as the
+/// step's standard input, a file in memory that git's helper reads by its descriptor: so they are in no argument, no
+/// variable and no file. The helper is asked for the URL's own origin alone: a server that redirects elsewhere does not get
+/// them there. The empty one before it takes out those of the configuration.
+const CLONE: &str = r#"exec 9<&0 </dev/null
+exec git -c core.hooksPath=/dev/null -c credential.helper= -c "credential.$NEXUS_REPO_ORIGIN.helper=!cat /proc/self/fd/9; :" \
+    clone --depth 1 --no-recurse-submodules -- "$NEXUS_REPO_URL" ."#;
 
 /// Why the workspace could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// A URL with a password in it.
-    #[error("repo_url carries credentials, which this nexusd does not hand over; use a URL without them")]
-    Credentials,
     /// The step could not run.
     #[error(transparent)]
     Step(#[from] StepError),
@@ -72,13 +74,12 @@ pub async fn prepare(
     stop: &StopSwitch,
 ) -> Result<(), PrepareError> {
     let Some(url) = &admitted.spec.facility.repo_url else { return Ok(()) };
-    if url.credentials().is_some_and(|(_, password)| password.is_some()) {
-        return Err(PrepareError::Credentials);
-    }
+    let credentials = credentials(url)?;
     let staging = engine.config.state_dir().join("prepare").join(admitted.spec.facility.id.as_str());
     make_staging(engine, &staging)
         .map_err(|source| PrepareError::Io { what: "make the folder of the clone", source })?;
-    let cloned = clone(engine, id, admitted, url.expose(), &staging, logs, stop).await;
+    let plain = if url.credentials().is_some() { url.without_credentials() } else { url.expose().to_owned() };
+    let cloned = clone(engine, id, admitted, (&plain, credentials), &staging, logs, stop).await;
     let placed = cloned.and_then(|()| {
         place(&staging, &occupied.path)
             .map_err(|source| PrepareError::Io { what: "put the clone into the facility", source })
@@ -89,11 +90,28 @@ pub async fn prepare(
     placed
 }
 
+/// Scheme, host and port of a URL; of a scp-like one, all of it.
+fn origin(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let end = url.get(host..).and_then(|rest| rest.find('/')).map_or(url.len(), |at| host + at);
+    url.get(..end).unwrap_or(url)
+}
+
+/// The credentials of the URL as git's helper answers them (git-credential(1): a line each; a [`RepoUrl`] has no control
+/// characters, encoded or not), in a sealed file in memory.
+fn credentials(url: &RepoUrl) -> Result<Option<OwnedFd>, PrepareError> {
+    let Some((name, password)) = url.credentials() else { return Ok(None) };
+    let password = password.unwrap_or_default();
+    let answer = format!("username={name}\npassword={password}\n");
+    let file = sys::memfd::sealed("nexus-credentials", answer.as_bytes(), sys::memfd::Executable::No);
+    file.map(Some).map_err(|source| PrepareError::Io { what: "hand the credentials over", source })
+}
+
 async fn clone(
     engine: &Engine,
     id: &DirectiveId,
     admitted: &Admitted,
-    url: &str,
+    (url, credentials): (&str, Option<OwnedFd>),
     staging: &Path,
     logs: &Logs,
     stop: &StopSwitch,
@@ -102,9 +120,11 @@ async fn clone(
     let step = Step {
         name: "prepare",
         script: CLONE,
-        variables: &[("NEXUS_REPO_URL", url)],
+        variables: &[("NEXUS_REPO_URL", url), ("NEXUS_REPO_ORIGIN", origin(url))],
         folder: staging,
         network: path,
+        limits: admitted.limits,
+        input: credentials,
         timeout: admitted.timeout.min(LONGEST_CLONE),
         keep: 0,
     };
@@ -148,4 +168,29 @@ fn place(staging: &Path, facility: &Path) -> std::io::Result<()> {
         fs::rename(&kept, staging.join(".nexus"))?;
     }
     fs::rename(staging, facility)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins() {
+        for (url, expected) in [
+            ("https://git.example:8443/a/b.git", "https://git.example:8443"),
+            ("http://git.example", "http://git.example"),
+            ("git@git.example:a/b.git", "git@git.example:a"),
+        ] {
+            assert_eq!(origin(url), expected);
+        }
+    }
+
+    #[test]
+    fn credentials_are_one_line_each() {
+        let of = |text: &str| credentials(&text.parse::<RepoUrl>().unwrap());
+        assert!(of("https://git.example/a").unwrap().is_none());
+        assert!(of("https://u:p@git.example/a").unwrap().is_some());
+        // What keeps a value to its line.
+        assert!("https://u:p%0aurl=x@git.example/a".parse::<RepoUrl>().is_err());
+    }
 }

@@ -1,6 +1,6 @@
 //! A real daemon against a stub control plane.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,15 +25,39 @@ impl Bed {
     }
 
     pub(crate) fn with(options: StubOptions, keys: &str) -> Self {
-        let stub = Stub::start(options);
         let dir = WorkDir::new();
+        let work_dir = dir.join("w");
+        Self::in_dir(options, dir, &work_dir, &format!("min_free_bytes: 0\n{keys}"))
+    }
+
+    /// With a work_dir somewhere else, and whatever it asks to be left free.
+    pub(crate) fn with_work_dir(options: StubOptions, work_dir: &Path, keys: &str) -> Self {
+        Self::in_dir(options, WorkDir::new(), work_dir, keys)
+    }
+
+    fn in_dir(options: StubOptions, dir: WorkDir, work_dir: &Path, keys: &str) -> Self {
+        let stub = Stub::start(options);
         let config = format!(
-            "server_url: \"{}\"\nterritory_id: t-1\nwork_dir: {}\nmin_free_bytes: 0\npoll: {{retry_backoff: 50ms}}\n{keys}",
+            "server_url: \"{}\"\nterritory_id: t-1\nwork_dir: {}\npoll: {{retry_backoff: 50ms}}\n{keys}",
             stub.url(),
-            dir.join("w").display()
+            work_dir.display()
         );
         dir.write("config.yaml", config);
         let daemon = start(&dir);
+        Self { stub, daemon, dir }
+    }
+
+    /// With another daemon of the same files, for which these lines are `/etc/hosts`. Needs root.
+    pub(crate) fn with_hosts(self, hosts: &str) -> Self {
+        let Self { stub, daemon, dir } = self;
+        drop(daemon);
+        let hosts = dir.write("hosts", hosts);
+        let script = r#"mount --bind "$1" /etc/hosts && exec "$2" -config "$3""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(hosts);
+        command.arg(env!("CARGO_BIN_EXE_nexusd")).arg(dir.join("config.yaml"));
+        let daemon = Process::start(&mut command);
+        drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", SOON));
         Self { stub, daemon, dir }
     }
 

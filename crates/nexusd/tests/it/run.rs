@@ -139,7 +139,7 @@ fn nothing_is_left_of_a_run_whatever_it_closed() {
 fn a_long_temporary_folder_is_no_matter() {
     require!(Bwrap);
     let dir = WorkDir::new();
-    let long = dir.join(&"x".repeat(130));
+    let long = dir.join("x".repeat(130));
     std::fs::create_dir(&long).unwrap();
     let output =
         nexusd().current_dir(dir.path()).env("TMPDIR", &long).args(["run", "--", "echo ran"]).output().unwrap();

@@ -50,6 +50,7 @@ impl Bwrap {
             workspace: Workspace { host_dir: workspace, access: WorkspaceAccess::ReadOnly },
             network: NetworkPath::Isolated,
             limits: Limits::default(),
+            stdin: None,
             stdout: output.write.try_clone().map_err(|error| error.to_string())?,
             stderr: output.write,
             timeout: TIMEOUT,

@@ -96,6 +96,7 @@ impl Bed {
             workspace: Workspace { host_dir: self.facility(), access: run.access },
             network,
             limits: run.limits,
+            stdin: None,
             stdout: stdout.write,
             stderr: stderr.write,
             timeout: run.timeout,
