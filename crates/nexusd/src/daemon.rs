@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use sandbox::StopReason;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, debug, info, info_span, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::client::Mothership;
 use crate::config::Config;
@@ -89,6 +90,8 @@ pub struct Daemon {
     slots: Arc<Semaphore>,
     running: Mutex<BTreeMap<DirectiveId, StopSwitch>>,
     directives: TaskTracker,
+    /// How many directives have begun.
+    begun: AtomicU64,
     /// Told at the end of every directive.
     ended: Notify,
     /// Cancelled when nothing more is waited for.
@@ -125,6 +128,7 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
         slots: Arc::new(Semaphore::new(slots)),
         running: Mutex::default(),
         directives: TaskTracker::new(),
+        begun: AtomicU64::new(0),
         ended: Notify::new(),
         give_up: give_up.clone(),
         stopping: watch::Sender::new(false),
@@ -155,9 +159,6 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
     let polling = background.spawn(daemon.clone().poll(stop_polling.clone()));
     crate::signals::notify_ready();
     info!(server = %daemon.engine.config.server_url, slots, "nexusd is up");
-    if let Err(error) = sys::memory::release_program_text() {
-        debug!(%error, "what only the start needed stays in memory");
-    }
 
     signals.until_stop(|| reload(&daemon.mothership)).await;
     daemon.stopping.send_replace(true);
@@ -227,6 +228,7 @@ impl Daemon {
             });
             return;
         }
+        self.begun.fetch_add(1, Ordering::Relaxed);
         let Claimed { lease, clock, slot } = claimed;
         let reporter = Reporter::Mothership(Box::new(MothershipDesk {
             calls: self.mothership.directive(id.clone(), lease.directive_token),

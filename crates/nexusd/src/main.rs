@@ -180,9 +180,7 @@ async fn run_here(args: RunArgs) -> Result<ExitCode> {
     let (config, file) = load_or_built_in(&args.config)?;
     init_log(LogLevel::Warn, LogFormat::Text)?;
     let json = args.json;
-    let scratch = Scratch::new(&std::env::temp_dir())?;
-    let end = run::run(args, config, file, surroundings(String::new()), &scratch).await?;
-    drop(scratch);
+    let end = run::run(args, config, file, surroundings(String::new()), &std::env::temp_dir()).await?;
     if json {
         complain(&serde_json::to_string(&end)?);
     }
@@ -196,7 +194,7 @@ async fn examine(source: &ConfigSource, json: bool) -> Result<ExitCode> {
         config: Config::load_if_there(source, Platform::current(), &environment),
         config_path: source.path.clone(),
     };
-    let scratch = Scratch::new(&std::env::temp_dir())?;
+    let scratch = Scratch::in_memory(&std::env::temp_dir())?;
     let drivers = match &subject.config {
         Ok(config) => engine::doctors_drivers(config.as_ref(), &surroundings(String::new()), scratch.path()),
         Err(_) => Err("the configuration cannot be read".to_owned()),

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,7 +75,7 @@ pub enum RunError {
     NoEnd,
 }
 
-/// Runs the command and says how it ended. `file` tells whether `config` was read from a file: without one, the
+/// Runs the command and says how it ended; `temp` is where folders for the time of the run are made. `file` tells whether `config` was read from a file: without one, the
 /// person at the terminal is the operator, and what he asks for is what he allows.
 ///
 /// # Errors
@@ -84,8 +85,9 @@ pub async fn run(
     mut config: Config,
     file: bool,
     around: Surroundings,
-    scratch: &Scratch,
+    temp: &Path,
 ) -> Result<FinishedRequest, RunError> {
+    let scratch = Scratch::in_memory(temp)?;
     config.work_dir = scratch.path().to_owned();
     config.bwrap.proxy_socket_dir = scratch.path().join("proxy");
     config.supported_sandbox_profiles = vec![args.profile];
@@ -101,11 +103,12 @@ pub async fn run(
     let metrics = Arc::new(crate::engine::metrics(&counters));
     let give_up = CancellationToken::new();
     let engine = Engine::new(config, around, metrics, counters, &give_up).await?;
-    if let Some(folder) = &args.facility {
-        settle_owner(&engine, folder, args.profile)?;
-    }
+    // Without a folder of the user's, an empty one of the run's own: on the disk, for it may be filled.
+    let own_folder = args.facility.is_none().then(|| Scratch::new(temp)).transpose()?;
+    let folder = args.facility.as_deref().or(own_folder.as_ref().map(Scratch::path)).unwrap_or(temp);
+    let folder = settle_owner(&engine, folder, args.profile)?;
     let id = DirectiveId::generate();
-    let order = Order { spec: spec_of(&id, &args), id, folder: args.facility.clone(), received: Instant::now() };
+    let order = Order { spec: spec_of(&id, &args), id, folder: Some(folder), received: Instant::now() };
     let logs = Logs::to_terminal(&engine.tasks, CancellationToken::new()).map_err(RunError::Terminal)?;
     let reporter = Reporter::Terminal(TerminalDesk::new(logs.clone()));
     let stop = StopSwitch::default();
@@ -150,23 +153,25 @@ fn spec_of(id: &DirectiveId, args: &RunArgs) -> Value {
 
 /// A folder that the person at the terminal names is never given away: handing over `/` or `/etc` would hand the host
 /// to the sandbox's uid. Only an empty one of root's changes its owner, itself alone; everything else is refused with
-/// the command that whoever means it can run.
-fn settle_owner(engine: &Engine, folder: &Path, profile: SandboxProfile) -> Result<(), RunError> {
+/// the command that whoever means it can run. Gives the folder's own path, behind links.
+fn settle_owner(engine: &Engine, folder: &Path, profile: SandboxProfile) -> Result<PathBuf, RunError> {
     let fail = |what| move |source| RunError::Folder { what, path: folder.to_owned(), source };
     // By descriptor, so that what is looked at is what changes its owner, also behind a link.
     let directory = rustix::fs::OFlags::DIRECTORY.bits().cast_signed();
     let opened = fs::OpenOptions::new().read(true).custom_flags(directory).open(folder);
     let opened = opened.map_err(fail("open --facility"))?;
     let owner = opened.metadata().map_err(fail("read --facility"))?.uid();
+    let real = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).map_err(fail("find --facility"))?;
     let sandbox = engine.drivers.owner(Driver::Bwrap);
     let confined = matches!(profile, SandboxProfile::Untrusted | SandboxProfile::Trusted);
     if !confined || owner == sandbox.uid {
-        return Ok(());
+        return Ok(real);
     }
     let listing = rustix::fs::Dir::read_from(&opened).map_err(|errno| fail("read --facility")(errno.into()))?;
     let empty = listing.flatten().all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."));
     if owner != 0 || !empty {
         return Err(RunError::Owner { path: folder.to_owned(), owner, sandbox: sandbox.uid });
     }
-    std::os::unix::fs::fchown(&opened, Some(sandbox.uid), Some(sandbox.gid)).map_err(fail("hand over --facility"))
+    std::os::unix::fs::fchown(&opened, Some(sandbox.uid), Some(sandbox.gid)).map_err(fail("hand over --facility"))?;
+    Ok(real)
 }

@@ -1,6 +1,7 @@
 //! What the daemon says of itself: territory heartbeats, driver health, readiness.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use conduits::{Capacity, DriverHealth, RuntimeStatus, TerritoryHeartbeatAnswer, TerritoryHeartbeatRequest};
@@ -97,10 +98,21 @@ pub(super) async fn health(daemon: Arc<Daemon>, stop: CancellationToken) {
     }
 }
 
-/// Keeps the metrics that are read elsewhere, and readiness, up to date until `stop`.
+/// Keeps the metrics that are read elsewhere, and readiness, up to date until `stop`; and gives memory back where no work
+/// has come since the last look.
 pub(super) async fn facts(daemon: Arc<Daemon>, stop: CancellationToken) {
+    let (mut begun, mut rested) = (0, false);
     loop {
         daemon.publish(daemon.engine.config.territory_heartbeat.interval);
+        let now = daemon.begun.load(Ordering::Relaxed);
+        if now != begun || !daemon.held().is_empty() {
+            (begun, rested) = (now, false);
+        } else if !rested {
+            rested = true;
+            if let Err(error) = sys::memory::give_back() {
+                debug!(%error, "what only past work needed stays in memory");
+            }
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(FACTS_EVERY) => {}

@@ -64,15 +64,16 @@ impl fmt::Display for Breach {
 /// The facility as the command found it, and what may become of it.
 #[derive(Debug)]
 pub(super) struct DiskWatch {
-    facility: Arc<OwnedFd>,
     path: PathBuf,
-    device: u64,
     quota: Option<Quota>,
     min_free: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A directive's own limit.
+#[derive(Debug, Clone)]
 struct Quota {
+    facility: Arc<OwnedFd>,
+    device: u64,
     before: u64,
     allowed: u64,
 }
@@ -107,19 +108,14 @@ impl DiskWatch {
     /// # Errors
     /// It cannot be measured: a limit that is named and cannot be watched refuses the directive.
     pub(super) async fn begin(engine: &Engine, admitted: &Admitted, occupied: &Occupied) -> Result<Self, String> {
-        let limit = |error: &dyn fmt::Display| format!("limits.disk_mb cannot be watched: {error}");
-        let facility = Arc::new(occupied.open().map_err(|error| limit(&error))?);
-        let device = fs::metadata(&occupied.path).map_err(|error| limit(&error))?.dev();
         let quota = match admitted.disk {
             None => None,
             Some(Limit { value: allowed, .. }) => {
-                let before =
-                    measured(Arc::clone(&facility), Vec::new(), device).await.map_err(|error| limit(&error))?;
-                Some(Quota { before, allowed })
+                let begun = Quota::begin(occupied, allowed).await;
+                Some(begun.map_err(|error| format!("limits.disk_mb cannot be watched: {error}"))?)
             }
         };
-        let min_free = engine.config.min_free_bytes;
-        Ok(Self { facility, path: occupied.path.clone(), device, quota, min_free })
+        Ok(Self { path: occupied.path.clone(), quota, min_free: engine.config.min_free_bytes })
     }
 
     /// Resolves when the run has gone too far; never, when it does not.
@@ -133,12 +129,12 @@ impl DiskWatch {
             if free < self.min_free {
                 return Breach::Floor { free, min: self.min_free };
             }
-            let Some(quota) = self.quota else { continue };
+            let Some(quota) = &self.quota else { continue };
             if !watch.walk_is_due(quota.allowed, free, Instant::now()) {
                 continue;
             }
             let began = Instant::now();
-            match self.added(quota, census.pids()).await {
+            match quota.added(census.pids()).await {
                 Ok(added) if added > quota.allowed => return Breach::Quota { added, allowed: quota.allowed },
                 Ok(added) => watch = Watch { added, free, walked: Instant::now(), took: began.elapsed() },
                 Err(why) => return Breach::Unmeasurable(why),
@@ -148,22 +144,32 @@ impl DiskWatch {
 
     /// The last look, once the command has ended by itself: what was too fast for the watch is too much all the same.
     pub(super) async fn last_look(&self) -> Option<Breach> {
-        let quota = self.quota?;
-        match self.added(quota, Vec::new()).await {
+        let quota = self.quota.as_ref()?;
+        match quota.added(Vec::new()).await {
             Ok(added) if added > quota.allowed => Some(Breach::Quota { added, allowed: quota.allowed }),
             Ok(_) => None,
             Err(why) => Some(Breach::Unmeasurable(why)),
         }
     }
 
-    async fn added(&self, quota: Quota, pids: Vec<i32>) -> Result<u64, String> {
-        let bytes = measured(Arc::clone(&self.facility), pids, self.device).await.map_err(|error| error.to_string())?;
-        Ok(bytes.saturating_sub(quota.before))
-    }
-
     /// A file system that cannot be asked is not taken for a full one.
     fn free(&self) -> u64 {
         sys::disk::space(&self.path).map_or(u64::MAX, |space| space.free)
+    }
+}
+
+impl Quota {
+    async fn begin(occupied: &Occupied, allowed: u64) -> Result<Self, UsageError> {
+        let facility = Arc::new(occupied.open()?);
+        let device = fs::metadata(&occupied.path)?.dev();
+        let before = measured(Arc::clone(&facility), Vec::new(), device).await?;
+        Ok(Self { facility, device, before, allowed })
+    }
+
+    /// Bytes that the facility takes more than before.
+    async fn added(&self, pids: Vec<i32>) -> Result<u64, String> {
+        let bytes = measured(Arc::clone(&self.facility), pids, self.device).await.map_err(|error| error.to_string())?;
+        Ok(bytes.saturating_sub(self.before))
     }
 }
 

@@ -13,6 +13,12 @@ use super::RunError;
 /// How such folders are named, before the process id.
 const PREFIX: &str = "nexusd-run-";
 
+/// Where Linux keeps POSIX shared memory: a tmpfs that everybody may make folders in (shm_overview(7)).
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// `f_type` of a tmpfs (statfs(2)).
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+
 /// How deep folders are opened up again that the command closed to itself.
 const MAX_DEPTH: usize = 128;
 
@@ -31,6 +37,23 @@ impl Scratch {
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|source| RunError::Folder { what: "make the folder", path: path.clone(), source })?;
         Ok(Self(path))
+    }
+
+    /// Makes it in memory where the host has a place for that, else beneath `parent`: state that lives as long as a command
+    /// is not written to a disk, where a hundred small files take longer than the sandbox itself.
+    ///
+    /// # Errors
+    /// As [`Scratch::new`].
+    pub fn in_memory(parent: &Path) -> Result<Self, RunError> {
+        let shared = Path::new(SHARED_MEMORY);
+        let usable = rustix::fs::statvfs(shared).is_ok_and(|stat| {
+            // The helper is executed from there by the sandbox's ssh.
+            !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC)
+        }) && rustix::fs::statfs(shared).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC);
+        if usable && let Ok(scratch) = Self::new(shared) {
+            return Ok(scratch);
+        }
+        Self::new(parent)
     }
 
     /// Where it is.
