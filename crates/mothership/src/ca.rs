@@ -20,6 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::clock::Micros;
+use crate::serve::directory;
 pub use csr::CsrError;
 
 /// How far certificates are dated back.
@@ -109,7 +110,7 @@ impl Authority {
     /// # Errors
     /// The files cannot be read or written, are damaged, or only one is there.
     pub fn load_or_create(dir: &Path) -> Result<Self, CaError> {
-        let (key_path, cert_path) = (dir.join("ca-key.pem"), dir.join("ca.pem"));
+        let (key_path, cert_path) = (dir.join(directory::CA_KEY), dir.join(directory::CA_CERTIFICATE));
         match (key_path.exists(), cert_path.exists()) {
             (true, true) => {}
             (false, false) => create(&key_path, &cert_path)?,

@@ -1,5 +1,6 @@
 //! `mothership serve`: the data directory, the parts, their life from start to shutdown.
 
+pub mod directory;
 pub mod files;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +25,7 @@ use crate::server::tls::{self, Presented, TlsError};
 use crate::server::{self, Transport};
 use crate::store::{Store, StoreError, accounts, audit};
 use crate::token::TokenKeys;
+use directory::DirectoryError;
 
 /// How often the server's own certificate is made anew; a third of its lifetime.
 const RENEW_SERVER_CERTIFICATE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -89,6 +91,9 @@ pub enum ServeError {
     /// Header identity without anybody to trust.
     #[error("--auth-mode header and either need --trusted-proxy: without one nobody's header is believed")]
     NoTrustedProxy,
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// A file of the data directory.
     #[error("{path}: {source}; the mothership's user must own the data directory")]
     File {
@@ -169,22 +174,22 @@ impl Running {
 pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     check(&config)?;
     let dir = &config.data_dir;
-    files::private_directory(dir).map_err(|source| at(dir, source))?;
-    let lock_path = dir.join("lock");
+    directory::open(dir)?;
+    let lock_path = dir.join(directory::LOCK);
     let lock = files::lock(&lock_path)
         .map_err(|source| at(&lock_path, source))?
         .ok_or_else(|| ServeError::InUse(dir.clone()))?;
     let clock = Clock::start();
     let hub = Arc::new(Hub::default());
     let authority = Arc::new(Authority::load_or_create(dir)?);
-    let store = Arc::new(Store::open(&dir.join("mothership.db"), Arc::clone(&hub), clock)?);
+    let store = Arc::new(Store::open(&dir.join(directory::DATABASE), Arc::clone(&hub), clock)?);
     let (first_start, keys) = first_things(&store, dir).await?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let url = url(address, config.auth);
-    let address_file = dir.join("address");
+    let address_file = dir.join(directory::ADDRESS);
     files::write_atomically(&address_file, format!("{url}\n").as_bytes(), 0o644)
         .map_err(|source| at(&address_file, source))?;
 
@@ -225,7 +230,7 @@ fn check(config: &ServeConfig) -> Result<(), ServeError> {
 
 /// The account, the administrator's token and the signing key: made where they are missing.
 async fn first_things(store: &Store, dir: &Path) -> Result<(bool, TokenKeys), ServeError> {
-    let token_path = dir.join("admin-token");
+    let token_path = dir.join(directory::ADMIN_TOKEN);
     let has_file = token_path.exists();
     let token = secret::api_token();
     let fresh = token.clone();

@@ -31,6 +31,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::clock::{Clock, Micros};
 use crate::hub::{Effect, Hub};
 use crate::refusal::Fault;
+use crate::serve::directory;
 use writer::Job;
 
 /// Jobs that may wait for the writer before callers are made to wait.
@@ -53,6 +54,14 @@ pub enum StoreError {
     Commit {
         /// SQLite's own words.
         detail: String,
+    },
+    /// The file cannot be made, or closed to others.
+    #[error("{path}: {source}; the mothership's user must own the database and its directory")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
     },
     /// The database was written by a newer program.
     #[error(
@@ -140,6 +149,7 @@ impl Store {
     /// # Errors
     /// The file cannot be opened, is no database, or is newer than this program.
     pub fn open(path: &Path, hub: Arc<Hub>, clock: Clock) -> Result<Self, StoreError> {
+        directory::close_database(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
         let mut conn = Connection::open(path)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
         conn.pragma_update(None, "journal_mode", "WAL")?;

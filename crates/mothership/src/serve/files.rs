@@ -1,22 +1,15 @@
-//! Files of the data directory: private, written whole or not at all, locked by one process.
+//! Files of the data directory: written whole or not at all, locked by one process.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Makes `dir` where it is missing, for this user alone.
-///
-/// # Errors
-/// It cannot be made.
-pub fn private_directory(dir: &Path) -> io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt as _;
-        builder.mode(0o700);
-    }
-    builder.create(dir)
+/// How files are made that nobody else may read, whatever the umask lets through.
+pub(super) fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
 }
 
 /// Takes the lock of the data directory; none when another process has it. Held as long as the file is open.
@@ -24,7 +17,7 @@ pub fn private_directory(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// The file cannot be opened or locked.
 pub fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    let file = private_file().create(true).truncate(false).open(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -45,16 +38,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> 
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut options = OpenOptions::new();
-    options.create_new(true).write(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(mode);
-    }
-    #[cfg(not(unix))]
-    let _unused = mode;
-    let mut file = options.open(&beside)?;
+    let mut file = private_file().create_new(true).mode(mode).open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     drop(file);

@@ -1,8 +1,9 @@
 //! What survives: a shutdown, a kill, an older program.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
-use mothership::serve::{ServeConfig, ServeError, start};
+use mothership::serve::{Running, ServeConfig, ServeError, start};
 use reqwest::StatusCode;
 
 use crate::bed::{Bed, client};
@@ -68,4 +69,69 @@ async fn the_data_directory_is_private_and_has_one_master() {
     std::fs::remove_file(&key).unwrap();
     assert!(matches!(start(config).await, Err(ServeError::Ca(_))));
     assert!(!key.exists());
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+async fn started_in(data: &Path) -> Result<Running, ServeError> {
+    start(ServeConfig { listen: "127.0.0.1:0".parse().unwrap(), ..ServeConfig::new(data) }).await
+}
+
+/// The files that hold secrets: what others on the machine must not read.
+const PRIVATE: [&str; 6] =
+    ["mothership.db", "mothership.db-wal", "mothership.db-shm", "admin-token", "ca-key.pem", "lock"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_others_could_read_is_closed_before_anything_is_kept_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    for loose in [0o755, 0o777, 0o750] {
+        set_mode(&data, loose);
+        let running = started_in(&data).await.unwrap();
+        assert_eq!(mode(&data), 0o700, "{loose:o}");
+        for name in PRIVATE {
+            assert_eq!(mode(&data.join(name)), 0o600, "{loose:o} {name}");
+        }
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_others_could_read_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    started_in(&data).await.unwrap().stop().await;
+    // As an older program and a kill leave them.
+    for name in ["mothership.db", "mothership.db-wal", "mothership.db-shm"] {
+        let path = data.join(name);
+        std::fs::OpenOptions::new().append(true).create(true).open(&path).unwrap();
+        set_mode(&path, 0o644);
+    }
+    let running = started_in(&data).await.unwrap();
+    for name in PRIVATE {
+        assert_eq!(mode(&data.join(name)), 0o600, "{name}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_with_other_things_in_it_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("shared");
+    std::fs::create_dir(&data).unwrap();
+    set_mode(&data, 0o755);
+    std::fs::write(data.join("somebody's file"), "").unwrap();
+    let refused = started_in(&data).await.unwrap_err().to_string();
+    assert!(refused.contains("somebody's file") && refused.contains("chmod 700"), "{refused}");
+    assert_eq!((mode(&data), std::fs::read_dir(&data).unwrap().count()), (0o755, 1));
+    // What is in a private directory is its owner's affair.
+    set_mode(&data, 0o700);
+    started_in(&data).await.unwrap().stop().await;
 }
