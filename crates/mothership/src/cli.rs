@@ -40,6 +40,9 @@ pub enum CliError {
     /// The server.
     #[error(transparent)]
     Serve(#[from] ServeFailed),
+    /// The directive that was followed is no more.
+    #[error("directive {0} was deleted with its facility while it was waited for; it does not run any more")]
+    Deleted(String),
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),

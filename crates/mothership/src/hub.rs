@@ -24,7 +24,7 @@ pub enum Effect {
     },
     /// A territory was disabled: its held requests must end.
     Territory(String),
-    /// A directive's state, its cancel flag or its log changed.
+    /// A directive's state, its cancel flag or its log changed, or it is gone.
     Directive(String),
 }
 

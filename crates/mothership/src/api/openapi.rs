@@ -128,7 +128,7 @@ const OPERATIONS: &[Operation] = &[
     Operation {
         method: "GET",
         path: "/api/v1/directives/{id}/logs/stream",
-        summary: "Output as server-sent events: log (LogChunk), state, and end once all is sent; resumes after Last-Event-ID",
+        summary: "Output as server-sent events: log (LogChunk), state, and last end once all is sent, or deleted; resumes after Last-Event-ID",
         query: &["after"],
         request: None,
         success: ("200", "Events", Content::Events),

@@ -210,6 +210,7 @@ impl<'c> Follower<'c> {
                 }
             }
             "end" => return Ok(Some(data)),
+            "deleted" => return Err(CliError::Deleted(self.id.clone())),
             _ => {}
         }
         Ok(None)

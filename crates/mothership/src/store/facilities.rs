@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{StoreError, Tx};
 use crate::clock::Micros;
+use crate::hub::Effect;
 use crate::refusal::{Fault, Refusal};
 
 /// A facility as the user API shows it.
@@ -127,7 +128,16 @@ pub fn delete(tx: &Tx<'_>, account: &str, id: &str) -> Result<bool, Fault> {
         )
         .into());
     }
+    let gone = tx
+        .conn()
+        .prepare_cached("SELECT id FROM directives WHERE facility_id = ?1")?
+        .query_map([id], |row| row.get(0))?
+        .collect::<Result<Vec<String>, _>>()?;
     tx.conn().execute("DELETE FROM facilities WHERE id = ?1", [id])?;
+    // Whoever follows one of them must look again, to find nothing.
+    for directive in gone {
+        tx.publish(Effect::Directive(directive));
+    }
     Ok(true)
 }
 

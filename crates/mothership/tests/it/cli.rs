@@ -3,7 +3,8 @@
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::bed::{Bed, Lease, Territory};
@@ -107,4 +108,27 @@ async fn mistakes_are_told_in_a_line_and_a_token_comes_alone() {
     assert!(String::from_utf8(plain.stderr).unwrap().contains("use https"));
     let listed = ended(mothership(&bed, &["territories", "--json"])).await;
     assert_eq!(listed.stdout, b"[]\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_facility_is_deleted_ends_and_says_so() {
+    let bed = Bed::tls().await;
+    let facility = bed.facility().await;
+    let mut child = mothership(&bed, &["run", "--json", "--facility", &facility, "--", "true"]);
+    let mut events = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut id = String::new();
+    // Followed from here on: the first event of the live log has come.
+    while let Some(line) = events.next_line().await.unwrap() {
+        let event: Value = serde_json::from_str(&line).unwrap();
+        match event["event"].as_str() {
+            Some("created") => id = event["directive"]["id"].as_str().unwrap().to_owned(),
+            _ => break,
+        }
+    }
+    let path = format!("/api/v1/facilities/{facility}");
+    assert_eq!(bed.user(reqwest::Method::DELETE, &path, None).await.0, reqwest::StatusCode::NO_CONTENT);
+    let output = ended(child).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(&id) && told.contains("deleted"), "{told}");
 }

@@ -133,3 +133,17 @@ async fn what_never_ran_and_what_counts_nothing_end_too() {
     assert_eq!(live.log(1).await[0].1, b"late");
     assert_eq!(live.next(Duration::from_secs(5)).await.unwrap().0, "end");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directive_that_is_deleted_ends_its_live_log() {
+    let bed = Bed::dev().await;
+    let facility = bed.facility().await;
+    let id = bed.directive_in(&facility).await;
+    let mut live = Stream::open(&bed, &id, None).await;
+    assert_eq!(live.next(Duration::from_secs(5)).await.unwrap().0, "state");
+    let path = format!("/api/v1/facilities/{facility}");
+    assert_eq!(bed.user(reqwest::Method::DELETE, &path, None).await.0, reqwest::StatusCode::NO_CONTENT);
+    let (name, _, data) = live.next(Duration::from_secs(5)).await.expect("the stream ends");
+    assert_eq!((name.as_str(), &data["detail"]), ("deleted", &json!("the directive was deleted with its facility")));
+    assert!(live.next(Duration::from_secs(5)).await.is_none());
+}

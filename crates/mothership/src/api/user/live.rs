@@ -3,7 +3,8 @@
 //! Events: `log` (a chunk; its id is the order of arrival over both streams, good for `Last-Event-ID`), `state` (the
 //! directive's state changed) and, last, `end`. `end` comes when the directive has ended and every
 //! chunk that its result counts was sent; a result without counts (another client's) is given a quiet
-//! moment for late chunks instead. Between events nothing is read: the hub wakes the stream.
+//! moment for late chunks instead. A directive that is deleted meanwhile has no end: the last event is `deleted` then.
+//! Between events nothing is read: the hub wakes the stream.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use super::logs::{row, shown};
 use crate::api::App;
 use crate::api::error::ApiResult;
 use crate::hub::DirectiveWatch;
-use crate::refusal::Fault;
+use crate::refusal::{Fault, Refusal};
 use crate::store::directives;
 use crate::store::logs::{self, Chunk};
 
@@ -103,6 +104,9 @@ impl Feed {
         loop {
             let look = match self.look().await {
                 Ok(look) => look,
+                Err(Fault::Refused(refusal)) => {
+                    return self.last("deleted", &json!({ "detail": refusal.detail })).await;
+                }
                 Err(fault) => {
                     tracing::debug!(?fault, "a live log ended early");
                     return;
@@ -114,13 +118,13 @@ impl Feed {
             }
             match look.end {
                 _ if more => {}
-                End::Whole(end) => return self.end(&end).await,
+                End::Whole(end) => return self.last("end", &end).await,
                 End::Uncounted(end) => {
                     tokio::select! {
                         () = self.app.shutdown.cancelled() => return,
                         () = self.events.closed() => return,
                         () = changes.changed() => {}
-                        () = tokio::time::sleep(QUIET) => return self.end(&end).await,
+                        () = tokio::time::sleep(QUIET) => return self.last("end", &end).await,
                     }
                 }
                 End::Open => {
@@ -152,8 +156,8 @@ impl Feed {
         Ok(())
     }
 
-    async fn end(&self, end: &Value) {
-        if self.event("end", None, end).await.is_err() {
+    async fn last(&self, name: &str, data: &Value) {
+        if self.event(name, None, data).await.is_err() {
             tracing::debug!("a live log's reader left before its end");
         }
     }
@@ -173,7 +177,7 @@ impl Feed {
 fn look(conn: &Connection, account: &str, id: &str, seq: i64, after: i64) -> Result<Look, Fault> {
     // The state first: what is stored before the end is then surely among the chunks of this or a later look.
     let view = directives::get(conn, account, id)?
-        .ok_or_else(|| crate::refusal::Refusal::not_found("the directive was deleted"))?;
+        .ok_or_else(|| Refusal::not_found("the directive was deleted with its facility"))?;
     let chunks = logs::arrived_after(conn, seq, after, BATCH_BYTES)?;
     let state: DirectiveState = view.state.parse().map_err(|error: conduits::UnknownName| {
         crate::store::StoreError::Corrupt { what: "directives.state", detail: error.to_string() }
