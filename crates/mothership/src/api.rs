@@ -7,6 +7,7 @@
 pub mod caller;
 pub mod conduits_v1;
 pub mod error;
+pub mod extract;
 pub mod openapi;
 pub mod request;
 pub mod user;

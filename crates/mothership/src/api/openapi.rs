@@ -30,7 +30,7 @@ enum Content {
 }
 
 const PAGE: &[&str] = &["limit", "cursor"];
-const READ: &[&str] = &["401", "404"];
+const READ: &[&str] = &["401", "404", "422"];
 const LIST: &[&str] = &["401", "422"];
 
 /// The user API.
@@ -123,7 +123,7 @@ const OPERATIONS: &[Operation] = &[
         query: &["stream", "from_seq", "after"],
         request: None,
         success: ("200", "A page", Content::Json("LogPage")),
-        refusals: &["401", "404", "422"],
+        refusals: READ,
     },
     Operation {
         method: "GET",

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use super::App;
 use super::caller;
 use super::error::ApiResult;
+use super::extract::number;
 use crate::clock::Micros;
 use crate::refusal::{Fault, Refusal};
 use crate::store::Tx;
@@ -53,6 +54,7 @@ const LONGEST_PAGE: u32 = 500;
 /// `?limit=&cursor=` of the lists.
 #[derive(Debug, Deserialize)]
 struct Page {
+    #[serde(default, deserialize_with = "number")]
     limit: Option<u32>,
     cursor: Option<String>,
 }

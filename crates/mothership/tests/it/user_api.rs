@@ -170,3 +170,36 @@ async fn lists_page_and_narrow() {
     assert_eq!(refusal(token), refused(404, "not_found"));
     assert_eq!(refusal(bed.post("/api/v1/territories/x/disable", json!({})).await), refused(404, "not_found"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_or_path_that_does_not_read_is_refused_like_any_parameter() {
+    let bed = Bed::dev().await;
+    let id = bed.directive().await;
+    for (path, word) in [
+        ("facilities?limit=abc", "\"abc\""),
+        ("facilities?limit=-1", "\"-1\""),
+        ("facilities?limit=", "limit"),
+        ("directives?limit=4294967296", "4294967296"),
+        ("directives?limit=1&limit=2", "limit"),
+        ("directives?state=queued&state=failed", "state"),
+        ("territories?limit=1.5", "1.5"),
+        ("enrollment-tokens?limit=%ff", "limit"),
+        ("audit-events?limit=0x1", "0x1"),
+        (&format!("directives/{id}/logs?after=x"), "after"),
+        (&format!("directives/{id}/logs?from_seq=x"), "from_seq"),
+        (&format!("directives/{id}/logs/stream?after=x"), "after"),
+        ("directives/%ff", "path"),
+        ("facilities/%ff", "path"),
+        ("territories/%ff", "path"),
+    ] {
+        let (status, refused) = bed.get(&format!("/api/v1/{path}")).await;
+        let detail = refused["detail"].as_str().unwrap_or_default();
+        assert_eq!((status.as_u16(), &refused["error"]), (422, &json!("invalid_parameter")), "{path}: {refused}");
+        assert!(detail.contains(word) && !detail.contains('\n'), "{path}: {detail}");
+    }
+    let (_, page) = bed.get("/api/v1/directives?limit=1&nobody=knows").await;
+    assert_eq!(page["directives"][0]["id"], json!(id));
+    let territory = bed.territory().await;
+    let odd = territory.call("/directives/%ff/started", json!({})).await;
+    assert_eq!(refusal(odd), refused(422, "invalid_parameter"));
+}

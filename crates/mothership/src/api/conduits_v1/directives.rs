@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use conduits::directive::MAX_CHUNK_BYTES;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::Proof;
 use crate::api::App;
 use crate::api::error::ApiResult;
+use crate::api::extract::Path;
 use crate::api::request;
 use crate::refusal::Refusal;
 use crate::server::Peer;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use conduits::{DirectiveState, code};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{Page, actor, next_cursor};
 use crate::api::App;
 use crate::api::error::ApiResult;
+use crate::api::extract::{Path, Query, number};
 use crate::refusal::{Fault, Refusal};
 use crate::store::directives::{self, DirectiveView, Filter};
 use crate::store::{audit, reports};
@@ -37,6 +38,7 @@ pub(super) struct Narrowed {
     state: Option<String>,
     facility_id: Option<String>,
     territory_id: Option<String>,
+    #[serde(default, deserialize_with = "number")]
     limit: Option<u32>,
     cursor: Option<String>,
 }

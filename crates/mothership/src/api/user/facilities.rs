@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use conduits::{FacilityId, RepoUrl, code};
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use super::{Page, actor, next_cursor};
 use crate::api::App;
 use crate::api::caller;
 use crate::api::error::ApiResult;
+use crate::api::extract::{Path, Query, number};
 use crate::api::request;
 use crate::refusal::{Fault, Refusal};
 use crate::store::accounts::User;
@@ -104,6 +105,7 @@ fn create_one(tx: &Tx<'_>, user: &User, wanted: &Wanted) -> Result<Value, Fault>
 #[derive(Debug, Deserialize)]
 pub(super) struct Named {
     name: Option<String>,
+    #[serde(default, deserialize_with = "number")]
     limit: Option<u32>,
     cursor: Option<String>,
 }

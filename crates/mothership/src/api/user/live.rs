@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use conduits::DirectiveState;
@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::logs::{row, shown};
 use crate::api::App;
 use crate::api::error::ApiResult;
+use crate::api::extract::{Path, Query, number};
 use crate::hub::DirectiveWatch;
 use crate::refusal::{Fault, Refusal};
 use crate::store::directives;
@@ -39,6 +40,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct From {
+    #[serde(default, deserialize_with = "number")]
     after: Option<i64>,
 }
 

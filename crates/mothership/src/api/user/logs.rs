@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::api::App;
 use crate::api::error::ApiResult;
+use crate::api::extract::{Path, Query, number};
 use crate::refusal::{Fault, Refusal};
 use crate::store::accounts::User;
 use crate::store::directives::{self, DirectiveRow};
@@ -27,7 +28,9 @@ const PAGE_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
     stream: Option<String>,
+    #[serde(default, deserialize_with = "number")]
     from_seq: Option<i64>,
+    #[serde(default, deserialize_with = "number")]
     after: Option<i64>,
 }
 

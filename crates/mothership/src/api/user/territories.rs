@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::{Page, actor, next_cursor};
 use crate::api::App;
 use crate::api::error::ApiResult;
+use crate::api::extract::{Path, Query};
 use crate::refusal::{Fault, Refusal};
 use crate::store::audit::{self, AuditEvent};
 use crate::store::territories::{self, TerritoryView};

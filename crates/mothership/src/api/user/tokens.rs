@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use conduits::{EnrollToken, code};
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use super::{Page, actor, next_cursor};
 use crate::api::App;
 use crate::api::caller;
 use crate::api::error::{ApiError, ApiResult};
+use crate::api::extract::{Path, Query};
 use crate::api::request;
 use crate::refusal::Refusal;
 use crate::secret;
