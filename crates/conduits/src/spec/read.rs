@@ -7,10 +7,13 @@ use super::{
     ArtifactSpec, DEFAULT_SHELL, DirectiveSpec, EnvName, FacilityRef, MAX_ARGUMENT_BYTES, MAX_COLLECT, MAX_ENV_BYTES,
     RepoUrl, SpecError, SpecLimits, WORKSPACE_MOUNT,
 };
-use crate::capability::{FsCapability, NetCapability};
+use crate::capability::{CapabilityError, FsCapability, NetCapability};
 use crate::ids::IdError;
 use crate::profile::SandboxProfile;
 use crate::text::{quote, quote_json};
+
+/// The capabilities there are.
+const CAPABILITIES: [&str; 2] = ["net", "fs"];
 
 /// An object of the specification and the path that leads to it, empty or ending with a dot.
 struct Section<'a> {
@@ -86,7 +89,7 @@ pub(super) fn spec(value: &Value) -> Result<DirectiveSpec, SpecError> {
         None => SandboxProfile::default(),
         Some(text) => text.parse().map_err(SpecError::Profile)?,
     };
-    let capabilities = root.section("capabilities", "capabilities.")?;
+    let capabilities = capabilities(&root)?;
     let limits = root.section("limits", "limits.")?;
     Ok(DirectiveSpec {
         directive_id: id(root.text("directive_id")?, "directive_id")?,
@@ -166,6 +169,20 @@ fn shell(root: &Section<'_>) -> Result<String, SpecError> {
         return Err(root.invalid("shell", shell, "is too long or contains a control character; name an executable"));
     }
     Ok(shell.to_owned())
+}
+
+/// The capabilities, none but those that are known: what is asked for under another name would be ignored, and the
+/// directive would run with other rights than its requester thinks.
+fn capabilities<'a>(root: &Section<'a>) -> Result<Section<'a>, SpecError> {
+    let section = root.section("capabilities", "capabilities.")?;
+    let stranger = |(key, value): &(&String, &Value)| !value.is_null() && !CAPABILITIES.contains(&key.as_str());
+    match section.map.into_iter().flatten().find(stranger) {
+        Some((key, _)) => Err(SpecError::Capability(CapabilityError::UnknownField {
+            field: quote(key),
+            known: CAPABILITIES.join(", "),
+        })),
+        None => Ok(section),
+    }
 }
 
 fn fs(capabilities: &Section<'_>, profile: SandboxProfile) -> Result<Option<FsCapability>, SpecError> {

@@ -50,7 +50,7 @@ fn zero_values_of_other_servers_equal_absence() {
         "directive_id": "d1", "facility": {"id": "f1", "mount": "", "repo_url": ""}, "command": "true",
         "sandbox_profile": "", "shell": "", "cwd": "", "timeout_seconds": 0,
         "limits": {"cpu": 0, "memory_mb": 0, "disk_mb": 0, "max_output_bytes": 0, "max_diff_bytes": 0},
-        "capabilities": {"net": null, "fs": null}, "artifacts": {"collect": null, "always_diff": null},
+        "capabilities": {"net": null, "fs": null, "devices": null}, "artifacts": {"collect": null, "always_diff": null},
         "env": {"A": null}, "unknown": {"x": 1},
     });
     let null = json!({
@@ -174,6 +174,25 @@ fn faults_of_capabilities() {
         ),
     ];
     expect_messages(&cases);
+}
+
+/// A capability is never ignored; other fields of a newer server are.
+#[test]
+fn an_unknown_capability_is_refused_and_other_unknown_fields_are_not() {
+    expect_messages(&[
+        (
+            with("capabilities.fss", json!({"write": []})),
+            "capabilities.\"fss\": unknown field; remove it or use one of net, fs",
+        ),
+        (
+            with("capabilities", json!({"net": {"mode": "none"}, "a\nb": false})),
+            "capabilities.\"a\\nb\": unknown field; remove it or use one of net, fs",
+        ),
+    ]);
+    for path in ["limits.gpu", "artifacts.sign", "facility.region", "priority"] {
+        let smallest = DirectiveSpec::from_value(&base()).unwrap();
+        assert_eq!(DirectiveSpec::from_value(&with(path, json!(1))).unwrap(), smallest, "{path}");
+    }
 }
 
 #[test]
