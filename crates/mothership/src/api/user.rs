@@ -3,6 +3,7 @@
 mod create;
 mod directives;
 mod facilities;
+mod fields;
 mod live;
 mod logs;
 mod territories;

@@ -95,12 +95,36 @@ async fn a_directive_that_cannot_be_is_refused_in_one_line() {
         (with("capabilities", json!({ "net": { "mode": "allowlist", "allow": ["1.2.3.4:443"] } })), "1.2.3.4"),
         (with("timeout", json!(5)), "timeout"),
         (with("limits", json!({ "max_diff_bytes": 99_000_000 })), "max_diff_bytes"),
+        (with("limits", json!({ "memroy_mb": 512 })), "did you mean limits.memory_mb?"),
+        (with("artifacts", json!({ "colect": ["*.log"] })), "did you mean artifacts.collect?"),
+        (with("capabilities", json!({ "fss": { "write": [] } })), "did you mean capabilities.fs?"),
+        (with("capabilities", json!({ "net": { "mode": "none", "alow": [] } })), "alow"),
+        (with("comand", json!("true")), "did you mean command?"),
+        (json!({ "facility": { "id": facility, "mont": "/workspace" }, "command": "true" }), "facility.mount"),
+        (
+            json!({ "facility": { "id": facility, "repo_url": "https://example.com/a.git" }, "command": "true" }),
+            "facility.repo_url",
+        ),
     ] {
         let (status, refused) = bed.post("/api/v1/directives", body.clone()).await;
         let detail = refused["detail"].as_str().unwrap_or_default();
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body} {refused}");
         assert!(detail.contains(word) && !detail.contains('\n'), "{body}: {detail}");
     }
+    // Every field that there is, and the spec of one directive as the request for the next.
+    let full = json!({
+        "facility": { "id": facility, "mount": "/workspace", "repo_url": null },
+        "sandbox_profile": "untrusted", "command": "true", "shell": "/bin/sh", "cwd": "a", "timeout_seconds": 1,
+        "limits": { "cpu": 1, "memory_mb": 1, "disk_mb": 1, "max_output_bytes": 1, "max_diff_bytes": 1 },
+        "capabilities": { "net": { "mode": "none" }, "fs": { "write": ["workspace:**"] } },
+        "artifacts": { "collect": ["a"], "always_diff": true },
+        "env": { "A": "b" },
+    });
+    let (status, created) = bed.post("/api/v1/directives", full).await;
+    assert_eq!(status, StatusCode::CREATED, "{created}");
+    let mut again = created["spec"].clone();
+    again.as_object_mut().unwrap().remove("directive_id");
+    assert_eq!(bed.post("/api/v1/directives", again).await.0, StatusCode::CREATED);
 }
 
 #[tokio::test(flavor = "multi_thread")]

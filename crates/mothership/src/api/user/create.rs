@@ -10,7 +10,7 @@ use conduits::directive::{DEFAULT_MAX_DIFF_BYTES, DEFAULT_MAX_OUTPUT_BYTES};
 use conduits::{DirectiveId, DirectiveSpec, code, headers};
 use serde_json::{Map, Value, json};
 
-use super::actor;
+use super::{actor, fields};
 use crate::api::App;
 use crate::api::caller;
 use crate::api::error::ApiResult;
@@ -21,9 +21,6 @@ use crate::store::accounts::User;
 use crate::store::directives::{self, NewDirective};
 use crate::store::{StoreError, Tx, audit, facilities, idempotency};
 
-/// The fields that a request may have beside `facility` and `facility_id`: DirectiveSpec's.
-const FIELDS: [&str; 9] =
-    ["sandbox_profile", "command", "shell", "cwd", "timeout_seconds", "limits", "capabilities", "artifacts", "env"];
 /// The largest diff that a report's body can carry.
 const MOST_DIFF_BYTES: u64 = 8 * 1024 * 1024;
 /// Characters of an Idempotency-Key.
@@ -85,29 +82,31 @@ pub(super) fn once(
 
 fn create_one(tx: &Tx<'_>, user: &User, fields: Map<String, Value>) -> Result<Value, Fault> {
     let id = DirectiveId::generate();
-    let (facility, mount) = facility_of(&fields)?;
-    let facility = facilities::get(tx.conn(), &user.account_id, facility)?.ok_or_else(|| {
-        Refusal::invalid(code::INVALID_PARAMETER, format!("facility: there is no {facility:?}; create it first"))
+    fields::refuse_unknown(&fields)?;
+    let asked = facility_of(&fields)?;
+    let facility = facilities::get(tx.conn(), &user.account_id, asked.id)?.ok_or_else(|| {
+        Refusal::invalid(code::INVALID_PARAMETER, format!("facility: there is no {:?}; create it first", asked.id))
     })?;
+    if asked.repo_url.is_some_and(|url| url.as_str() != facility.repo_url.as_deref()) {
+        return Err(Refusal::invalid(
+            code::INVALID_PARAMETER,
+            "facility.repo_url: is the facility's, given when it is created; leave it out here",
+        )
+        .into());
+    }
     let mut spec = json!({
         "directive_id": id,
         "facility": { "id": facility.id },
     });
-    if let Some(mount) = mount {
-        spec["facility"]["mount"] = mount;
+    if let Some(mount) = asked.mount {
+        spec["facility"]["mount"] = mount.clone();
     }
     if let Some(repo_url) = &facility.repo_url {
         spec["facility"]["repo_url"] = json!(repo_url);
     }
     for (name, value) in fields {
-        if FIELDS.contains(&name.as_str()) {
+        if name != "facility" && name != "facility_id" {
             spec[name] = value;
-        } else if name != "facility" && name != "facility_id" {
-            return Err(Refusal::invalid(
-                code::INVALID_PARAMETER,
-                format!("{name}: there is no such field; use facility_id, {}", FIELDS.join(", ")),
-            )
-            .into());
         }
     }
     let spec = DirectiveSpec::from_value(&spec)
@@ -146,16 +145,24 @@ fn create_one(tx: &Tx<'_>, user: &User, fields: Map<String, Value>) -> Result<Va
         .map_err(|error| StoreError::Corrupt { what: "the new directive", detail: error.to_string() })?)
 }
 
-/// The facility that a request names: `facility_id`, or `facility` as in DirectiveSpec with its mount.
-fn facility_of(fields: &Map<String, Value>) -> Result<(&str, Option<Value>), Refusal> {
+/// The facility that a request names.
+struct Asked<'f> {
+    id: &'f str,
+    mount: Option<&'f Value>,
+    repo_url: Option<&'f Value>,
+}
+
+/// `facility_id`, or `facility` as in DirectiveSpec.
+fn facility_of(fields: &Map<String, Value>) -> Result<Asked<'_>, Refusal> {
     let missing = || {
         Refusal::invalid(code::INVALID_PARAMETER, "facility_id: missing; name the facility that the directive runs in")
     };
     match (fields.get("facility_id"), fields.get("facility")) {
-        (Some(id), None) => Ok((id.as_str().ok_or_else(missing)?, None)),
+        (Some(id), None) => Ok(Asked { id: id.as_str().ok_or_else(missing)?, mount: None, repo_url: None }),
         (None, Some(facility)) => {
             let id = facility.get("id").and_then(Value::as_str);
-            Ok((id.ok_or_else(missing)?, facility.get("mount").cloned()))
+            let repo_url = facility.get("repo_url").filter(|url| !url.is_null());
+            Ok(Asked { id: id.ok_or_else(missing)?, mount: facility.get("mount"), repo_url })
         }
         (Some(_), Some(_)) => Err(Refusal::invalid(code::INVALID_PARAMETER, "facility_id, facility: give one of them")),
         (None, None) => Err(missing()),
