@@ -55,13 +55,14 @@ pub fn claim(tx: &Tx<'_>, territory: &Territory, claim: &Claim) -> Result<Vec<Le
         .prepare_cached("SELECT count(*) FROM directives WHERE territory_id = ?1 AND state IN ('leased', 'running')")?
         .query_row([&territory.id], |row| row.get(0))?;
     let room = territory.max_concurrent.saturating_sub(held).min(claim.max);
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
     if room == 0 || claim.profiles.is_empty() {
         return Ok(Vec::new());
     }
     let mut found = candidates(tx, territory, Some(&territory.id), claim, room)?;
     found.extend(candidates(tx, territory, None, claim, room)?);
     found.sort_by_key(|candidate| candidate.seq);
-    found.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+    found.truncate(room);
     found.into_iter().map(|candidate| lease(tx, territory, claim, candidate)).collect()
 }
 
@@ -94,14 +95,19 @@ struct Candidate {
     facility_id: String,
 }
 
-/// The oldest queued directive of each free facility that is bound to `bound`, oldest first. Walks the index of
-/// facilities with work, so its cost does not grow with the length of the queues.
+/// The oldest directives that may be leased, at most `room`, from free facilities that are bound to `bound`; one of each
+/// facility, oldest first.
+///
+/// Walks the index of facilities with work in the order of their heads. A facility's first directive of the offered
+/// profiles may be younger than its head, but never older: the walk is over once the next head is younger than all that is
+/// wanted. So its cost grows neither with the length of the queues nor, while the profiles in them are offered, with the
+/// number of facilities.
 fn candidates(
     tx: &Tx<'_>,
     territory: &Territory,
     bound: Option<&str>,
     claim: &Claim,
-    room: u32,
+    room: usize,
 ) -> Result<Vec<Candidate>, StoreError> {
     let mut profiles = String::from(",");
     for profile in &claim.profiles {
@@ -109,18 +115,29 @@ fn candidates(
         profiles.push(',');
     }
     let mut query = tx.conn().prepare_cached(
-        "SELECT d.seq, d.id, d.spec, d.facility_id
+        "SELECT f.head_seq, d.seq, d.id, d.spec, d.facility_id
          FROM facilities f CROSS JOIN directives d ON d.seq =
             (SELECT q.seq FROM directives q WHERE q.facility_id = f.id AND q.state = 'queued'
                 AND instr(?3, ',' || q.profile || ',') > 0 ORDER BY q.seq LIMIT 1)
          WHERE f.account_id = ?1 AND f.territory_id IS ?2
             AND f.locked_by IS NULL AND f.head_seq IS NOT NULL
-         ORDER BY f.head_seq LIMIT ?4",
+         ORDER BY f.head_seq",
     )?;
-    let rows = query.query_map(params![territory.account_id, bound, profiles, room], |row| {
-        Ok(Candidate { seq: row.get(0)?, id: row.get(1)?, spec: row.get(2)?, facility_id: row.get(3)? })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let mut rows = query.query(params![territory.account_id, bound, profiles])?;
+    let mut found: Vec<Candidate> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let head: i64 = row.get(0)?;
+        if found.len() == room && found.last().is_none_or(|youngest| head > youngest.seq) {
+            break;
+        }
+        let seq: i64 = row.get(1)?;
+        let place = found.partition_point(|candidate| candidate.seq < seq);
+        if place < room {
+            found.insert(place, Candidate { seq, id: row.get(2)?, spec: row.get(3)?, facility_id: row.get(4)? });
+            found.truncate(room);
+        }
+    }
+    Ok(found)
 }
 
 fn lease(tx: &Tx<'_>, territory: &Territory, claim: &Claim, candidate: Candidate) -> Result<Leased, StoreError> {

@@ -190,3 +190,36 @@ async fn cancel_reaches_every_state() {
     bed.cancel(&id).await;
     assert_eq!(territory.report(&lease, "release", json!({})).await.1["state"], "canceled");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_of_the_offered_profiles_comes_first_whatever_waits_before_it() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    territory.may_run(20).await;
+    let queue = async |facility: &str, profile: &str| {
+        let body = json!({ "facility_id": facility, "command": "true", "sandbox_profile": profile });
+        bed.post("/api/v1/directives", body).await.1["id"].as_str().unwrap().to_owned()
+    };
+    let poll = async |profiles: &[&str], max: u8| -> Vec<String> {
+        let body = json!({ "supported_sandbox_profiles": profiles, "max_directives_to_claim": max });
+        leases(territory.call("/polls", body).await).into_iter().map(|lease| lease.id).collect()
+    };
+    // Bound to the territory and bound to none, mixed, and heads that nobody offers to run.
+    let bound = async || {
+        let body = json!({ "territory_id": territory.id });
+        bed.post("/api/v1/facilities", body).await.1["id"].as_str().unwrap().to_owned()
+    };
+    let (a, b, c, d) = (bed.facility().await, bound().await, bed.facility().await, bound().await);
+    queue(&a, "host").await;
+    queue(&b, "trusted").await;
+    let first = queue(&c, "untrusted").await;
+    let second = queue(&d, "untrusted").await;
+    let third = queue(&b, "untrusted").await;
+    let fourth = queue(&a, "untrusted").await;
+    let younger = queue(&d, "untrusted").await;
+    assert_eq!(poll(&["untrusted"], 1).await, [first]);
+    assert_eq!(poll(&["untrusted"], 2).await, [second, third]);
+    assert_eq!(poll(&["untrusted", "host"], 5).await.len(), 1, "one directive a facility");
+    assert!(poll(&["untrusted"], 5).await.is_empty());
+    assert_eq!((bed.state(&fourth).await, bed.state(&younger).await), ("queued".to_owned(), "queued".to_owned()));
+}
