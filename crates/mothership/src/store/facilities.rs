@@ -4,7 +4,7 @@ use conduits::code;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 
-use super::{StoreError, Tx};
+use super::{StoreError, Tx, idempotency};
 use crate::clock::Micros;
 use crate::hub::Effect;
 use crate::refusal::{Fault, Refusal};
@@ -113,7 +113,8 @@ pub fn list(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Removes a facility with its directives, their logs and results; false when there is none.
+/// Removes a facility with its directives, their logs and results, and what idempotency keys remember of them; false
+/// when there is none.
 ///
 /// # Errors
 /// 409 while a directive has it; the store fails.
@@ -133,6 +134,7 @@ pub fn delete(tx: &Tx<'_>, account: &str, id: &str) -> Result<bool, Fault> {
         .prepare_cached("SELECT id FROM directives WHERE facility_id = ?1")?
         .query_map([id], |row| row.get(0))?
         .collect::<Result<Vec<String>, _>>()?;
+    idempotency::forget_facility(tx, id)?;
     tx.conn().execute("DELETE FROM facilities WHERE id = ?1", [id])?;
     // Whoever follows one of them must look again, to find nothing.
     for directive in gone {

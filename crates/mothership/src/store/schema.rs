@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// The migrations in order; the number of a migration is its place plus one. Never edit one that was released:
 /// append.
-const MIGRATIONS: &[&str] = &[INITIAL];
+const MIGRATIONS: &[&str] = &[INITIAL, FORGETTABLE];
 
 /// The first schema.
 ///
@@ -173,6 +173,16 @@ CREATE TABLE audit_events (
 CREATE INDEX audit_events_by_account ON audit_events(account_id, id);
 ";
 
+/// What a key's answer shows is the facility's, so it goes with the facility: `facility_id` finds it, and an empty answer
+/// says that what was made is gone. Answers about facilities that are gone already are emptied here.
+const FORGETTABLE: &str = "
+ALTER TABLE idempotency_keys ADD COLUMN facility_id TEXT;
+UPDATE idempotency_keys
+    SET facility_id = coalesce(json_extract(answer, '$.facility_id'), json_extract(answer, '$.id'));
+UPDATE idempotency_keys SET answer = '' WHERE facility_id NOT IN (SELECT id FROM facilities);
+CREATE INDEX idempotency_keys_by_facility ON idempotency_keys(facility_id) WHERE facility_id IS NOT NULL;
+";
+
 /// Brings the database to this program's version.
 ///
 /// # Errors
@@ -205,5 +215,29 @@ mod tests {
         conn.pragma_update(None, "user_version", 99).unwrap();
         let refused = migrate(&mut conn).unwrap_err();
         assert!(refused.to_string().contains("version 99"), "{refused}");
+    }
+    #[test]
+    fn keys_of_an_older_database_are_found_by_their_facility() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(INITIAL).unwrap();
+        conn.execute_batch(
+            r#"INSERT INTO accounts VALUES ('a', 'a', 0);
+            INSERT INTO facilities (id, account_id, name, created_at) VALUES ('f', 'a', 'f', 0);
+            INSERT INTO idempotency_keys VALUES ('a', '1', x'00', '{"id":"f","name":"f"}', 0),
+                ('a', '2', x'00', '{"id":"d","facility_id":"f"}', 0),
+                ('a', '3', x'00', '{"id":"e","facility_id":"gone"}', 0);
+            PRAGMA user_version = 1;"#,
+        )
+        .unwrap();
+        migrate(&mut conn).unwrap();
+        let mut query =
+            conn.prepare("SELECT key, facility_id, answer = '' FROM idempotency_keys ORDER BY key").unwrap();
+        let rows: Vec<(String, String, bool)> = query
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let row = |key: &str, facility: &str, emptied| (key.to_owned(), facility.to_owned(), emptied);
+        assert_eq!(rows, [row("1", "f", false), row("2", "f", false), row("3", "gone", true)]);
     }
 }

@@ -2,9 +2,10 @@
 
 use mothership::api::openapi;
 use reqwest::{Method, StatusCode};
+use rusqlite::types::ValueRef;
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, answer, refusal, refused};
+use crate::bed::{Answer, Bed, answer, refusal, refused};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_wants_a_token() {
@@ -127,19 +128,57 @@ async fn a_directive_that_cannot_be_is_refused_in_one_line() {
     assert_eq!(bed.post("/api/v1/directives", again).await.0, StatusCode::CREATED);
 }
 
+/// A create with an Idempotency-Key.
+async fn keyed(bed: &Bed, what: &str, key: &str, body: &Value) -> Answer {
+    let request = bed.client(None).post(format!("{}/api/v1/{what}", bed.url())).bearer_auth(&bed.token);
+    answer(request.header("idempotency-key", key).json(body)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_is_neither_remembered_nor_made_again() {
+    let bed = Bed::dev().await;
+    let facility = json!({ "name": "workshop" });
+    let (_, made) = keyed(&bed, "facilities", "f", &facility).await;
+    let directive = json!({ "facility_id": made["id"], "command": "true", "env": { "A": "hunter2" } });
+    let (status, _) = keyed(&bed, "directives", "d", &directive).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert!(bytes_of_the_database(&bed).contains("hunter2"), "the look finds what is there");
+    let path = format!("/api/v1/facilities/{}", made["id"].as_str().unwrap());
+    assert_eq!(bed.user(Method::DELETE, &path, None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(refusal(keyed(&bed, "directives", "d", &directive).await), refused(409, "idempotency_conflict"));
+    assert_eq!(refusal(keyed(&bed, "facilities", "f", &facility).await), refused(409, "idempotency_conflict"));
+    assert!(!bytes_of_the_database(&bed).contains("hunter2"));
+    let (_, list) = bed.get("/api/v1/facilities").await;
+    assert_eq!(list["facilities"], json!([]));
+    assert_eq!(keyed(&bed, "facilities", "f2", &facility).await.0, StatusCode::CREATED);
+}
+
+/// Every text that the database still says, in all of its tables.
+fn bytes_of_the_database(bed: &Bed) -> String {
+    let database = rusqlite::Connection::open(bed.data().join("mothership.db")).unwrap();
+    let mut said = String::new();
+    let mut tables = database.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
+    for table in tables.query_map([], |row| row.get::<_, String>(0)).unwrap() {
+        let mut rows = database.prepare(&format!("SELECT * FROM {}", table.unwrap())).unwrap();
+        let columns = rows.column_count();
+        let mut rows = rows.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            for column in 0..columns {
+                if let ValueRef::Text(bytes) | ValueRef::Blob(bytes) = row.get_ref(column).unwrap() {
+                    said.push_str(&String::from_utf8_lossy(bytes));
+                    said.push('\n');
+                }
+            }
+        }
+    }
+    said
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_sent_again_is_one_create() {
     let bed = Bed::dev().await;
     let body = json!({ "facility_id": bed.facility().await, "command": "true" });
-    let create = |body: Value| {
-        let request = bed
-            .client(None)
-            .post(format!("{}/api/v1/directives", bed.url()))
-            .bearer_auth(&bed.token)
-            .header("idempotency-key", "k1")
-            .json(&body);
-        answer(request)
-    };
+    let create = async |body: Value| keyed(&bed, "directives", "k1", &body).await;
     let first = create(body.clone()).await;
     assert_eq!(create(body.clone()).await, first);
     let mut other = body;

@@ -76,7 +76,9 @@ pub(super) fn once(
         return Ok(answer);
     }
     let answer = create()?;
-    idempotency::remember(tx, &user.account_id, key, &request, &answer)?;
+    // A directive names its facility, a facility is one.
+    let facility = answer.get("facility_id").or_else(|| answer.get("id")).and_then(Value::as_str);
+    idempotency::remember(tx, &user.account_id, key, &request, &answer, facility)?;
     Ok(answer)
 }
 
