@@ -150,7 +150,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         request: Some("NewEnrollmentToken"),
         success: ("201", "Made", Content::Json("CreatedEnrollmentToken")),
-        refusals: LIST,
+        refusals: &["401", "409", "413", "422"],
     },
     Operation {
         method: "DELETE",
@@ -251,9 +251,8 @@ fn described(operation: &Operation) -> Value {
     if operation.path.contains("{id}") {
         parameters.push(json!({ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }));
     }
-    let keyed = operation.success.0 == "201" && operation.request != Some("NewEnrollmentToken");
-    if keyed {
-        parameters.push(json!({ "name": "Idempotency-Key", "in": "header", "required": false, "schema": { "type": "string", "maxLength": 255 } }));
+    if operation.success.0 == "201" {
+        parameters.push(idempotency_key(operation));
     }
     let (status, description, content) = &operation.success;
     let mut success = json!({ "description": description });
@@ -286,6 +285,18 @@ fn described(operation: &Operation) -> Value {
             json!({ "required": true, "content": { "application/json": { "schema": reference(schema) } } });
     }
     described
+}
+
+/// The header that makes a create happen once.
+fn idempotency_key(operation: &Operation) -> Value {
+    let again = if operation.request == Some("NewEnrollmentToken") {
+        "409, and no second token: the secret is shown once and not kept"
+    } else {
+        "the first answer again; 409 for another body, or once what was made is deleted"
+    };
+    json!({ "name": "Idempotency-Key", "in": "header", "required": false,
+        "description": format!("Remembered for a day. The same key again gives {again}."),
+        "schema": { "type": "string", "maxLength": 255 } })
 }
 
 fn refused(status: &str) -> Value {

@@ -266,3 +266,25 @@ async fn a_query_or_path_that_does_not_read_is_refused_like_any_parameter() {
     let odd = territory.call("/directives/%ff/started", json!({})).await;
     assert_eq!(refusal(odd), refused(422, "invalid_parameter"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enrolment_token_is_made_once_for_a_key_and_its_secret_is_not_kept() {
+    let bed = Bed::dev().await;
+    let body = json!({ "ttl_seconds": 60 });
+    let (status, made) = keyed(&bed, "enrollment-tokens", "t", &body).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let (status, again) = keyed(&bed, "enrollment-tokens", "t", &body).await;
+    let detail = again["detail"].as_str().unwrap();
+    assert_eq!((status, &again["error"]), (StatusCode::CONFLICT, &json!("idempotency_conflict")));
+    assert!(detail.contains(made["id"].as_str().unwrap()) && detail.contains("shown once"), "{detail}");
+    let other = keyed(&bed, "enrollment-tokens", "t", &json!({})).await;
+    assert_eq!(refusal(other), refused(409, "idempotency_conflict"));
+    let (_, list) = bed.get("/api/v1/enrollment-tokens").await;
+    assert_eq!(list["enrollment_tokens"].as_array().unwrap().len(), 1);
+    let secret = made["token"].as_str().unwrap().split('.').nth(1).unwrap();
+    assert!(!bytes_of_the_database(&bed).contains(secret));
+    assert_eq!(keyed(&bed, "enrollment-tokens", "t2", &body).await.0, StatusCode::CREATED);
+    // A request that was refused has not used its key.
+    assert_eq!(refusal(keyed(&bed, "enrollment-tokens", "t3", &json!({ "ttl_seconds": 0 })).await).0, 422);
+    assert_eq!(keyed(&bed, "enrollment-tokens", "t3", &body).await.0, StatusCode::CREATED);
+}

@@ -71,7 +71,7 @@ pub(super) fn once(
     let Some(key) = key else {
         return create();
     };
-    let request = secret::sha256(&[kind.as_bytes(), &[0], body].concat());
+    let request = digest(kind, body);
     if let Some(answer) = idempotency::recall(tx, &user.account_id, key, &request)? {
         return Ok(answer);
     }
@@ -80,6 +80,11 @@ pub(super) fn once(
     let facility = answer.get("facility_id").or_else(|| answer.get("id")).and_then(Value::as_str);
     idempotency::remember(tx, &user.account_id, key, &request, &answer, facility)?;
     Ok(answer)
+}
+
+/// What tells one request from another.
+pub(super) fn digest(kind: &str, body: &[u8]) -> [u8; 32] {
+    secret::sha256(&[kind.as_bytes(), &[0], body].concat())
 }
 
 fn create_one(tx: &Tx<'_>, user: &User, fields: Map<String, Value>) -> Result<Value, Fault> {

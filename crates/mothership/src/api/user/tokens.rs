@@ -12,16 +12,18 @@ use conduits::{EnrollToken, code};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::create::{digest, idempotency_key};
 use super::{Page, actor, next_cursor};
 use crate::api::App;
 use crate::api::caller;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::{Path, Query};
 use crate::api::request;
-use crate::refusal::Refusal;
+use crate::refusal::{Fault, Refusal};
 use crate::secret;
+use crate::store::accounts::User;
 use crate::store::enrollment::EnrollmentToken;
-use crate::store::{audit, enrollment};
+use crate::store::{Tx, audit, enrollment, idempotency};
 
 /// How long a token is good where the caller does not say, in seconds.
 const TTL_SECONDS: u64 = 3600;
@@ -36,15 +38,17 @@ struct Wanted {
     labels: BTreeMap<String, String>,
 }
 
-/// A token, whose secret is shown here once and never again. No Idempotency-Key: remembering the answer would be
-/// keeping the secret.
+/// A token, whose secret is shown here once and never again. An Idempotency-Key keeps a request that is sent again from
+/// making a second token, but cannot give the first answer again: remembering that would be keeping the secret.
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     caller::bearer(&headers)?;
-    let wanted: Wanted = request::json(body, request::SMALL).await?;
+    let bytes = request::bytes(body, request::SMALL).await?;
+    let once = idempotency_key(&headers)?.map(|key| (key, digest("enrollment_token", &bytes)));
+    let wanted: Wanted = request::parse(&bytes)?;
     let ttl = wanted.ttl_seconds.unwrap_or(TTL_SECONDS);
     if !(1..=LONGEST_TTL_SECONDS).contains(&ttl) {
         return Err(Refusal::invalid(
@@ -59,6 +63,10 @@ pub(super) async fn create(
     let (recorded, key) = (token.clone(), id.clone());
     let expires_at = app
         .change(&headers, move |tx, user| {
+            if let Some((once, request)) = &once {
+                refuse_again(tx, user, once, request)?;
+                idempotency::remember(tx, &user.account_id, once, request, &json!({ "id": key }), None)?;
+            }
             let expires_at = tx.now().plus(Duration::from_secs(ttl));
             let labels = json!(wanted.labels);
             enrollment::create(tx, &user.account_id, &key, recorded.secret(), &labels, expires_at)?;
@@ -75,6 +83,21 @@ pub(super) async fn create(
         .await?;
     let created = json!({ "id": id, "token": token.expose(), "expires_at": expires_at.rfc3339() });
     Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// An error where a token was made with this Idempotency-Key already.
+fn refuse_again(tx: &Tx<'_>, user: &User, key: &str, request: &[u8; 32]) -> Result<(), Fault> {
+    let Some(made) = idempotency::recall(tx, &user.account_id, key, request)? else {
+        return Ok(());
+    };
+    let id = made["id"].as_str().unwrap_or_default();
+    Err(Refusal::conflict(
+        code::IDEMPOTENCY_CONFLICT,
+        format!(
+            "this Idempotency-Key made token {id} already, and a token's secret is shown once; use a fresh key, and revoke {id} if its secret was lost"
+        ),
+    )
+    .into())
 }
 
 pub(super) async fn list(
