@@ -17,11 +17,12 @@ pub const DEFAULT_LEASE_TTL_SECONDS: u64 = 300;
 /// What a territory asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollRequest {
-    /// The profiles it can run now. A name that is not known is an error: ignored, a misspelt one would wait for ever.
-    #[serde(default, deserialize_with = "null_default")]
+    /// The profiles it can run now. Names that are not known are ignored: a newer daemon offers more than an older
+    /// server can hand out.
+    #[serde(default, deserialize_with = "known_profiles")]
     pub supported_sandbox_profiles: Vec<SandboxProfile>,
     /// How many it has room for, 1..=[`MAX_DIRECTIVES_TO_CLAIM`]; the server checks the range.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "null_one")]
     pub max_directives_to_claim: u8,
     /// An addition: the same id asks for the same leases again after a lost answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,6 +31,15 @@ pub struct PollRequest {
 
 const fn one() -> u8 {
     1
+}
+
+fn null_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(one))
+}
+
+fn known_profiles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SandboxProfile>, D::Error> {
+    let names: Vec<String> = null_default(deserializer)?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
 /// What it gets.
@@ -144,8 +154,27 @@ mod tests {
         let value = json!({"supported_sandbox_profiles": ["untrusted"], "max_directives_to_claim": 2});
         assert_eq!(serde_json::to_value(&request).unwrap(), value);
         assert_eq!(serde_json::from_value::<PollRequest>(value).unwrap(), request);
-        let bad = json!({"supported_sandbox_profiles": ["untrustd"]});
-        assert!(serde_json::from_value::<PollRequest>(bad).unwrap_err().to_string().contains("untrustd"));
+    }
+
+    #[test]
+    fn another_daemons_requests_read() {
+        let smallest =
+            PollRequest { supported_sandbox_profiles: Vec::new(), max_directives_to_claim: 1, claim_id: None };
+        let null = json!({"supported_sandbox_profiles": null, "max_directives_to_claim": null, "claim_id": null});
+        for value in [json!({}), null, json!({"supported_sandbox_profiles": ["microvm"], "room": 3})] {
+            assert_eq!(serde_json::from_value::<PollRequest>(value).unwrap(), smallest);
+        }
+        let newer = json!({"supported_sandbox_profiles": ["microvm", "untrusted", "", "host"]});
+        let newer: PollRequest = serde_json::from_value(newer).unwrap();
+        assert_eq!(newer.supported_sandbox_profiles, [SandboxProfile::Untrusted, SandboxProfile::Host]);
+        for wrong in [
+            json!({"supported_sandbox_profiles": "untrusted"}),
+            json!({"supported_sandbox_profiles": [7]}),
+            json!({"max_directives_to_claim": 256}),
+            json!({"max_directives_to_claim": -1}),
+        ] {
+            assert!(serde_json::from_value::<PollRequest>(wrong.clone()).is_err(), "{wrong}");
+        }
     }
 
     #[test]
