@@ -45,14 +45,18 @@ pub async fn json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Re
     parse(&bytes(body, limit).await?)
 }
 
-/// `bytes` as JSON; nothing at all reads as an empty object.
+/// `bytes` as a JSON object; nothing at all reads as an empty one.
 ///
 /// # Errors
 /// 422 for what is not the expected JSON.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let invalid = |detail: String| Refusal::invalid(code::INVALID_PARAMETER, format!("the body: {detail}"));
     let text = if bytes.is_empty() { b"{}" } else { bytes };
-    serde_json::from_slice(text)
-        .map_err(|error| Refusal::invalid(code::INVALID_PARAMETER, format!("the body: {error}")))
+    // serde would take an array for the fields of a struct in their order.
+    if text.trim_ascii_start().first() == Some(&b'[') {
+        return Err(invalid("an array is not an object; send the fields by name".to_owned()));
+    }
+    serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))
 }
 
 /// The seconds of `Prefer: wait=N`, at most `longest`; none where the caller does not wait.

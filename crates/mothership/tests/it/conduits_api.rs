@@ -156,3 +156,45 @@ async fn a_waiting_poll_is_handed_new_work_at_once() {
     assert!(leases(answer(territory.poll_request(Some(1), &body)).await).is_empty());
     assert!((900..3000).contains(&began.elapsed().as_millis()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_daemon_is_given_what_this_mothership_knows() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    let id = bed.directive().await;
+    let poll = json!({ "supported_sandbox_profiles": ["microvm", "untrusted"], "max_directives_to_claim": null });
+    let lease = leases(territory.call("/polls", poll).await).remove(0);
+    assert_eq!(lease.id, id);
+    let unknown = json!({ "supported_sandbox_profiles": ["microvm"] });
+    bed.directive().await;
+    territory.may_run(5).await;
+    assert!(leases(territory.call("/polls", unknown).await).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_an_object() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    bed.directive().await;
+    let lease = territory.one().await;
+    for (path, body) in [
+        ("/polls", json!([["untrusted"], 1])),
+        ("/territories/heartbeat", json!(["1"])),
+        ("/territories/enroll", json!(["guess"])),
+    ] {
+        assert_eq!(refusal(territory.call(path, body).await), refused(422, "invalid_parameter"), "{path}");
+    }
+    for what in ["started", "heartbeat", "log_chunks", "finished"] {
+        for body in [json!([]), json!([null]), json!("x"), json!(7), json!(null)] {
+            let answer = territory.report(&lease, what, body.clone()).await;
+            assert_eq!(refusal(answer), refused(422, "invalid_parameter"), "{what} {body}");
+        }
+    }
+    let padded = territory.request("/polls").header("content-type", "application/json").body(" \n [[],1]");
+    assert_eq!(refusal(answer(padded).await), refused(422, "invalid_parameter"));
+    assert_eq!(
+        refusal(bed.post("/api/v1/enrollment-tokens", json!([60, {}])).await),
+        refused(422, "invalid_parameter")
+    );
+    assert_eq!(bed.state(&lease.id).await, "leased");
+}
