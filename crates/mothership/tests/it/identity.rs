@@ -6,6 +6,8 @@ use mothership::serve::{AuthMode, ServeConfig, ServeError, start};
 use rcgen::{CertificateParams, KeyPair};
 use reqwest::{Identity, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::bed::{Bed, Lease, answer, refusal, refused};
@@ -64,6 +66,55 @@ async fn failures_are_counted_and_then_refused_with_a_time() {
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((3000..=3601).contains(&wait), "{wait}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tries_side_by_side_get_no_further_than_one_after_the_other() {
+    let bed = Bed::with(|config| {
+        config.auth = AuthMode::Dev;
+        config.enroll_failures_per_hour = 3;
+    })
+    .await;
+    let body = json!({ "enroll_token": "guess" }).to_string();
+    let head = format!(
+        "POST /conduits/v1/territories/enroll HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    // All of them are being served before the first has said what it guesses.
+    let mut guesses = Vec::new();
+    for _ in 0..40 {
+        let mut guess = TcpStream::connect(bed.running.as_ref().unwrap().address()).await.unwrap();
+        guess.write_all(head.as_bytes()).await.unwrap();
+        guesses.push(guess);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut answers = JoinSet::new();
+    for mut guess in guesses {
+        let body = body.clone();
+        answers.spawn(async move {
+            guess.write_all(body.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            guess.read_to_string(&mut answer).await.unwrap();
+            answer.split(' ').nth(1).unwrap().to_owned()
+        });
+    }
+    let mut statuses = answers.join_all().await;
+    statuses.sort_unstable();
+    assert_eq!(
+        (&statuses[..3], &statuses[3..]),
+        (&["422"; 3].map(String::from)[..], &["429"; 37].map(String::from)[..])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_machines_behind_one_address_enrol_at_once() {
+    let bed = Bed::with(|config| config.enroll_failures_per_hour = 2).await;
+    let mut machines = JoinSet::new();
+    for _ in 0..12 {
+        let machine = enroll(&bed, &json!({ "enroll_token": bed.enroll_token().await, "csr_pem": csr() }));
+        machines.spawn(async move { answer(machine).await.0.as_u16() });
+    }
+    assert_eq!(machines.join_all().await, [201; 12]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

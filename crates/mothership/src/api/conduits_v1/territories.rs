@@ -1,7 +1,7 @@
 //! `POST /territories/…`: enrolment, renewal, heartbeat.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -39,25 +39,32 @@ pub(super) async fn enroll(
     body: Body,
 ) -> ApiResult<(StatusCode, Json<EnrollAnswer>)> {
     let address = caller::counted_address(&app.trusted_proxies, &peer, &headers);
-    if let Some(wait) = app.enroll_failures.wait(address, Instant::now()) {
-        return Err(Refusal::of(
-            RefusalKind::RateLimited(wait),
-            code::RATE_LIMITED,
-            "too many enrolments from this address failed; wait, then use a fresh token",
-        )
-        .into());
+    if let Some(wait) = app.enroll_failures.kept_out(address) {
+        return Err(rate_limited(wait).into());
     }
-    let enrolled = match request::json(body, request::SMALL).await {
+    // Before the try is counted: what is counted must be decided soon.
+    let bytes = request::bytes(body, request::SMALL).await?;
+    let attempt = app.enroll_failures.begin(address).await.map_err(rate_limited)?;
+    let enrolled = match request::parse(&bytes) {
         Ok(request) => enroll_once(&app, request).await,
         Err(refusal) => Err(refusal.into()),
     };
-    if let Err(ApiError::Refused(refusal)) = &enrolled
-        && refusal.kind == RefusalKind::Invalid
-    {
-        tracing::warn!(%address, code = refusal.code, "an enrolment failed");
-        app.enroll_failures.failed(address, Instant::now());
+    match &enrolled {
+        Err(ApiError::Refused(refusal)) if refusal.kind == RefusalKind::Invalid => {
+            tracing::warn!(%address, code = refusal.code, "an enrolment failed");
+            drop(attempt);
+        }
+        _ => attempt.give_back(),
     }
     Ok((StatusCode::CREATED, Json(enrolled?)))
+}
+
+fn rate_limited(wait: Duration) -> Refusal {
+    Refusal::of(
+        RefusalKind::RateLimited(wait),
+        code::RATE_LIMITED,
+        "too many enrolments from this address failed; wait, then use a fresh token",
+    )
 }
 
 /// One transaction: the token is spent only together with everything that it pays for.
