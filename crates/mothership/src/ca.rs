@@ -107,6 +107,9 @@ pub struct ServerCertificate {
 impl Authority {
     /// Loads the authority of `dir`, or makes one where there is none.
     ///
+    /// A certificate whose key is missing is half of one. Beside no database it is what a first start left that was cut
+    /// off before the key was written: nothing was ever signed, and it is made again. Beside one, the key was lost.
+    ///
     /// # Errors
     /// The files cannot be read or written, are damaged, or only one is there.
     pub fn load_or_create(dir: &Path) -> Result<Self, CaError> {
@@ -115,7 +118,14 @@ impl Authority {
             (true, true) => {}
             (false, false) => create(&key_path, &cert_path)?,
             (true, false) => return Err(CaError::Half(cert_path)),
-            (false, true) => return Err(CaError::Half(key_path)),
+            (false, true) if dir.join(directory::DATABASE).exists() => return Err(CaError::Half(key_path)),
+            (false, true) => {
+                tracing::warn!(
+                    certificate = %cert_path.display(),
+                    "the first start was cut off while it made the authority; making it again"
+                );
+                create(&key_path, &cert_path)?;
+            }
         }
         load(&key_path, &cert_path)
     }
@@ -222,7 +232,7 @@ fn create(key_path: &Path, cert_path: &Path) -> Result<(), CaError> {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     date(&mut params, CA_DAYS);
     let certificate = params.self_signed(&key)?;
-    // The key last: a kill in between leaves a certificate without a key, which nothing was signed with.
+    // The key last, and the database only after both: a kill in between leaves a certificate that signed nothing.
     write(cert_path, &certificate.pem(), 0o644)?;
     write(key_path, &key.serialize_pem(), 0o600)
 }

@@ -71,6 +71,30 @@ async fn the_data_directory_is_private_and_has_one_master() {
     assert!(!key.exists());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_a_kill_cut_off_is_made_again_and_one_that_signed_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    started_in(&data).await.unwrap().stop().await;
+    let half = std::fs::read(data.join("ca.pem")).unwrap();
+    // What a kill leaves between the writing of the certificate and that of the key, at its earliest and its latest.
+    for left_over in ["ca.pem.new", "ca-key.pem.new"] {
+        let cut_off = dir.path().join(left_over);
+        std::fs::create_dir(&cut_off).unwrap();
+        set_mode(&cut_off, 0o700);
+        std::fs::write(cut_off.join("ca.pem"), &half).unwrap();
+        std::fs::write(cut_off.join(left_over), "half of").unwrap();
+        let running = started_in(&cut_off).await.unwrap();
+        let health = client(&cut_off, None).get(format!("{}/healthz", running.url()));
+        assert_eq!(health.send().await.unwrap().status(), StatusCode::OK);
+        assert_ne!(std::fs::read(cut_off.join("ca.pem")).unwrap(), half);
+        running.stop().await;
+    }
+    std::fs::remove_file(data.join("ca-key.pem")).unwrap();
+    assert!(matches!(started_in(&data).await, Err(ServeError::Ca(_))));
+    assert_eq!(std::fs::read(data.join("ca.pem")).unwrap(), half);
+}
+
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
