@@ -1,4 +1,7 @@
 //! Log chunks: stored once each, cut at the directive's output limit, read in order of arrival or by stream.
+//!
+//! Once the limit is reached nothing more can be kept. The first chunk of each stream that comes then leaves an empty row, as
+//! the mark of the cut; those after it are acknowledged and leave none, however many a command writes.
 
 use conduits::{DirectiveState, LogStream, code};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -26,8 +29,10 @@ pub struct NewChunk {
 /// What became of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
-    /// It was here already.
+    /// It came before.
     pub duplicate: bool,
+    /// It has a row now that it had not.
+    pub stored: bool,
     /// Bytes kept of it.
     pub bytes: u64,
     /// Whether it is marked cut, by the territory or here.
@@ -75,9 +80,15 @@ pub fn append(tx: &Tx<'_>, directive: &DirectiveRow, chunk: &NewChunk) -> Result
         .query_row(params![directive.seq, stream, seq], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     if let Some((length, truncated)) = known {
-        return Ok(Accepted { duplicate: true, bytes: u64::try_from(length).unwrap_or(0), truncated });
+        let bytes = u64::try_from(length).unwrap_or(0);
+        return Ok(Accepted { duplicate: true, stored: false, bytes, truncated });
     }
     let room = usize::try_from(directive.max_output_bytes - directive.output_bytes).unwrap_or(0);
+    if room == 0
+        && let Some(dropped) = drop_chunk(tx, directive, chunk, seq)?
+    {
+        return Ok(dropped);
+    }
     let kept = chunk.bytes.get(..room).unwrap_or(&chunk.bytes);
     let cut = kept.len() < chunk.bytes.len();
     tx.conn()
@@ -96,9 +107,38 @@ pub fn append(tx: &Tx<'_>, directive: &DirectiveRow, chunk: &NewChunk) -> Result
     tx.publish(Effect::Directive(directive.id.clone()));
     Ok(Accepted {
         duplicate: false,
+        stored: true,
         bytes: u64::try_from(kept.len()).unwrap_or(u64::MAX),
         truncated: cut || chunk.truncated,
     })
+}
+
+/// Takes note of a chunk that has no room left; none for the first one of its stream, which is to leave the mark.
+fn drop_chunk(
+    tx: &Tx<'_>,
+    directive: &DirectiveRow,
+    chunk: &NewChunk,
+    seq: i64,
+) -> Result<Option<Accepted>, StoreError> {
+    let (look, note) = match chunk.stream {
+        LogStream::Stdout => (
+            "SELECT dropped_stdout FROM directives WHERE seq = ?1",
+            "UPDATE directives SET dropped_stdout = ?2, output_truncated = output_truncated OR ?3 WHERE seq = ?1",
+        ),
+        LogStream::Stderr => (
+            "SELECT dropped_stderr FROM directives WHERE seq = ?1",
+            "UPDATE directives SET dropped_stderr = ?2, output_truncated = output_truncated OR ?3 WHERE seq = ?1",
+        ),
+    };
+    let truncated = chunk.truncated || !chunk.bytes.is_empty();
+    let highest: Option<i64> = tx.conn().prepare_cached(look)?.query_row([directive.seq], |row| row.get(0))?;
+    // Chunks of a stream come in order, so what is below the highest has come before. One that overtook another
+    // hides it here, and nothing is lost by that: both are dropped.
+    let duplicate = highest.is_some_and(|highest| seq <= highest);
+    if !duplicate {
+        tx.conn().prepare_cached(note)?.execute(params![directive.seq, seq, truncated])?;
+    }
+    Ok(highest.map(|_| Accepted { duplicate, stored: false, bytes: 0, truncated }))
 }
 
 fn chunk(row: &rusqlite::Row<'_>) -> rusqlite::Result<Chunk> {
@@ -158,8 +198,8 @@ pub fn of_stream(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Whether every chunk that the result's `artifacts_manifest.log` counts is stored. A report without counts (another
-/// client's) counts nothing.
+/// Whether every chunk that the result's `artifacts_manifest.log` counts is stored, or what is missing could not be kept
+/// any more. A report without counts (another client's) counts nothing.
 ///
 /// # Errors
 /// The store fails.
@@ -171,6 +211,12 @@ pub fn is_whole(
     let Some(counted) = counted else {
         return Ok(true);
     };
+    let full = conn
+        .prepare_cached("SELECT output_bytes >= max_output_bytes FROM directives WHERE seq = ?1")?
+        .query_row([directive_seq], |row| row.get(0))?;
+    if full {
+        return Ok(true);
+    }
     let mut query =
         conn.prepare_cached("SELECT count(*) FROM log_chunks WHERE directive_seq = ?1 AND stream = ?2 AND seq < ?3")?;
     for (stream, name) in [(0_i64, "stdout"), (1, "stderr")] {

@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// The migrations in order; the number of a migration is its place plus one. Never edit one that was released:
 /// append.
-const MIGRATIONS: &[&str] = &[INITIAL, FORGETTABLE];
+const MIGRATIONS: &[&str] = &[INITIAL, FORGETTABLE, DROPPED];
 
 /// The first schema.
 ///
@@ -181,6 +181,13 @@ UPDATE idempotency_keys
     SET facility_id = coalesce(json_extract(answer, '$.facility_id'), json_extract(answer, '$.id'));
 UPDATE idempotency_keys SET answer = '' WHERE facility_id NOT IN (SELECT id FROM facilities);
 CREATE INDEX idempotency_keys_by_facility ON idempotency_keys(facility_id) WHERE facility_id IS NOT NULL;
+";
+
+/// The highest `seq` of each stream that came when the output limit was reached already: such chunks leave no row but
+/// the first one's, so this alone tells which have come.
+const DROPPED: &str = "
+ALTER TABLE directives ADD COLUMN dropped_stdout INTEGER;
+ALTER TABLE directives ADD COLUMN dropped_stderr INTEGER;
 ";
 
 /// Brings the database to this program's version.

@@ -106,6 +106,47 @@ async fn output_and_diff_keep_to_the_directive_s_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_the_output_limit_leaves_no_rows() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    let body = json!({ "facility_id": bed.facility().await, "command": "true", "limits": { "max_output_bytes": 4 } });
+    let id = bed.post("/api/v1/directives", body).await.1["id"].as_str().unwrap().to_owned();
+    let lease = territory.one().await;
+    territory.started(&lease).await;
+    let told = |answer: &Value| ["stored", "duplicate", "truncated"].map(|field| answer[field].as_bool().unwrap());
+    let chunk = async |stream: &str, seq: u64, bytes: &[u8]| {
+        let (status, answer) = territory.chunk(&lease, stream, seq, bytes).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        (told(&answer), answer["accepted_bytes"].as_u64().unwrap())
+    };
+    assert_eq!(chunk("stdout", 0, b"1234").await, ([true, false, false], 4));
+    // The mark, once for each stream.
+    assert_eq!(chunk("stdout", 1, b"x").await, ([true, false, true], 0));
+    for seq in 2..50 {
+        assert_eq!(chunk("stdout", seq, b"x").await, ([false, false, true], 0), "{seq}");
+    }
+    assert_eq!(chunk("stderr", 0, b"y").await, ([true, false, true], 0));
+    assert_eq!(chunk("stderr", 1, b"y").await, ([false, false, true], 0));
+    for (stream, seq, bytes) in [("stdout", 0, 4), ("stdout", 1, 0), ("stdout", 49, 0), ("stderr", 1, 0)] {
+        let ([stored, duplicate, _], accepted) = chunk(stream, seq, b"1234").await;
+        assert_eq!((stored, duplicate, accepted), (false, true, bytes), "{stream} {seq}");
+    }
+    let log = json!({ "stdout": { "chunks": 60, "bytes": 63 }, "stderr": { "chunks": 2, "bytes": 2 } });
+    let body = json!({ "status": "succeeded", "exit_code": 0, "artifacts_manifest": { "log": log } });
+    assert_eq!(territory.report(&lease, "finished", body).await.0, StatusCode::OK);
+    let (_, page) = bed.get(&format!("/api/v1/directives/{id}/logs")).await;
+    let rows: Vec<_> = page["chunks"].as_array().unwrap().iter().map(|row| (&row["stream"], &row["seq"])).collect();
+    assert_eq!(rows, [(&json!("stdout"), &json!(0)), (&json!("stdout"), &json!(1)), (&json!("stderr"), &json!(0))]);
+    let (_, directive) = bed.get(&format!("/api/v1/directives/{id}")).await;
+    assert_eq!((&directive["output_bytes"], &directive["output_truncated"]), (&json!(4), &json!(true)));
+    // The log is whole though chunks that it counts will never come: they could not be kept.
+    let url = format!("{}/api/v1/directives/{id}/logs/stream", bed.url());
+    let stream = bed.client(None).get(url).bearer_auth(&bed.token).send().await.unwrap();
+    let text = tokio::time::timeout(Duration::from_secs(10), stream.text()).await.expect("it ends").unwrap();
+    assert!(text.contains("event: end"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_knows_no_additions_polls_shortly() {
     let bed = Bed::dev().await;
     let territory = bed.territory().await;

@@ -139,7 +139,7 @@ pub(super) async fn log_chunk(
         directive_id: Some(directive_id),
         stream: Some(stream),
         seq: Some(seq),
-        stored: !accepted.duplicate,
+        stored: accepted.stored,
         duplicate: accepted.duplicate,
         accepted_bytes: accepted.bytes,
         truncated: accepted.truncated,
