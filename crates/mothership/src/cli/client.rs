@@ -1,10 +1,11 @@
 //! A client of the user API: where it is, with which token, trusting whom.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conduits::ErrorBody;
-use reqwest::{Certificate, Method, Response, StatusCode};
+use reqwest::{Certificate, Method, Response, StatusCode, Url};
 use serde_json::Value;
 
 use super::args::Remote;
@@ -34,6 +35,14 @@ pub enum ClientError {
         path: PathBuf,
         /// Why not.
         detail: String,
+    },
+    /// The URL is not one of a mothership.
+    #[error("{url:?} is not the URL of a mothership: {why}; write https://host:port")]
+    Server {
+        /// The text.
+        url: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// The API token would be sent in the clear.
     #[error("{0} is plain HTTP off loopback, and the API token would be readable on the way; use https")]
@@ -73,16 +82,16 @@ impl Client {
             Some(server) => server.clone(),
             None => read(&data_dir.join("address"))?,
         };
-        let server = server.trim().trim_end_matches('/').to_owned();
-        if server.starts_with("http://") && !is_loopback(&server) {
-            return Err(ClientError::Plain(server));
-        }
+        let url = server_url(server.trim())?;
+        let server = url.as_str().trim_end_matches('/').to_owned();
         let token_file = remote.token_file.clone().unwrap_or_else(|| data_dir.join("admin-token"));
         let token = read(&token_file)?.trim().to_owned();
         // Proxies of the environment are not for a control plane; and only main reads the environment.
-        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT).no_proxy();
+        // A redirect would take the token to a place that nobody checked.
+        let mut builder =
+            reqwest::Client::builder().connect_timeout(CONNECT).no_proxy().redirect(reqwest::redirect::Policy::none());
         let ca_file = remote.ca_file.clone().or_else(|| remote.server.is_none().then(|| data_dir.join("ca.pem")));
-        if let Some(path) = ca_file.filter(|_| server.starts_with("https://")) {
+        if let Some(path) = ca_file.filter(|_| url.scheme() == "https") {
             let pem = read(&path)?;
             let certificate = Certificate::from_pem(pem.as_bytes())
                 .map_err(|error| ClientError::Ca { path, detail: error.to_string() })?;
@@ -133,17 +142,31 @@ fn read(path: &Path) -> Result<String, ClientError> {
     std::fs::read_to_string(path).map_err(|source| ClientError::File { path: path.to_owned(), source })
 }
 
-/// Whether a `http://` URL can only mean this machine.
-fn is_loopback(url: &str) -> bool {
-    let rest = url.trim_start_matches("http://");
-    let authority = rest.split('/').next().unwrap_or_default();
-    authority.parse::<std::net::SocketAddr>().map_or_else(
-        |_| {
-            let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-            host == "localhost" || host == "127.0.0.1" || host == "[::1]"
-        },
-        |address| address.ip().is_loopback(),
-    )
+/// The URL of a mothership, by the rules that the client library resolves it by: a token goes over HTTPS, or in the clear
+/// to this machine and no other.
+fn server_url(text: &str) -> Result<Url, ClientError> {
+    let wrong = |why: &str| ClientError::Server { url: text.to_owned(), why: why.to_owned() };
+    let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        // The text is not repeated: it may hold a password.
+        let why = "it holds a user name; the API token is the identity, remove it".to_owned();
+        return Err(ClientError::Server { url: url.host_str().unwrap_or_default().to_owned(), why });
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("it has a query or a fragment; remove it"));
+    }
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if is_loopback(url.host_str().unwrap_or_default()) => Ok(url),
+        "http" => Err(ClientError::Plain(text.to_owned())),
+        _ => Err(wrong("it does not begin with https://")),
+    }
+}
+
+/// Whether a host of a parsed URL can only mean this machine.
+fn is_loopback(host: &str) -> bool {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || inner.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// A piece of a path. Ids have no other characters; anything else must not become another route.
@@ -196,14 +219,40 @@ mod tests {
 
     #[test]
     fn a_token_is_sent_in_the_clear_on_loopback_only() {
-        for url in ["http://127.0.0.1:3000", "http://localhost:1", "http://[::1]:1", "http://127.9.9.9:1/x"] {
-            assert!(is_loopback(url), "{url}");
+        for url in [
+            "http://127.0.0.1:3000",
+            "http://localhost:1",
+            "HTTP://LocalHost:1/",
+            "http://[::1]:1",
+            "http://[::ffff:127.0.0.1]:1",
+            "http://127.9.9.9:1/x",
+            "https://example.com",
+            "HTTPS://10.0.0.1:3000/base/",
+        ] {
+            assert!(server_url(url).is_ok(), "{url}");
         }
-        for url in
-            ["http://example.com", "http://10.0.0.1:3000", "http://localhost.example.com:1", "http://127.0.0.1.nip.io"]
+        for url in [
+            "http://example.com",
+            "http://10.0.0.1:3000",
+            "http://0.0.0.0:3000",
+            "HTTP://0.0.0.0:3000",
+            "hTTp://example.com",
+            "http:example.com",
+            "http:\\\\example.com",
+            "\thttp://example.com",
+            "ht\ntp://example.com",
+            "http://localhost.example.com:1",
+            "http://127.0.0.1.nip.io",
+            "http://[::]:1",
+        ] {
+            assert!(matches!(server_url(url), Err(ClientError::Plain(_))), "{url:?}");
+        }
+        for url in ["", "localhost:3000", "10.0.0.1:3000", "ftp://localhost", "https://", "https://h?x", "https://h#x"]
         {
-            assert!(!is_loopback(url), "{url}");
+            assert!(matches!(server_url(url), Err(ClientError::Server { .. })), "{url}");
         }
+        let named = server_url("http://127.0.0.1:hunter2@example.com").unwrap_err().to_string();
+        assert!(!named.contains("hunter2") && named.contains("user name"), "{named}");
     }
 
     #[test]

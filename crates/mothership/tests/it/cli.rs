@@ -103,9 +103,10 @@ async fn mistakes_are_told_in_a_line_and_a_token_comes_alone() {
     let line = String::from_utf8(refused.stderr).unwrap();
     assert!(line.contains("1.2.3.4") && line.lines().count() == 1, "{line}");
     assert_eq!(ended(mothership(&bed, &["frobnicate"])).await.status.code(), Some(2));
-    let plain = ["--server", "http://192.0.2.1:1", "ls"];
-    let plain = ended(mothership(&bed, &plain)).await;
-    assert!(String::from_utf8(plain.stderr).unwrap().contains("use https"));
+    for server in ["http://192.0.2.1:1", "HTTP://0.0.0.0:1", "hTtP://192.0.2.1:1"] {
+        let plain = ended(mothership(&bed, &["--server", server, "ls"])).await;
+        assert!(String::from_utf8(plain.stderr).unwrap().contains("use https"), "{server}");
+    }
     let listed = ended(mothership(&bed, &["territories", "--json"])).await;
     assert_eq!(listed.stdout, b"[]\n");
 }
