@@ -70,7 +70,7 @@ pub fn main(words: impl Iterator<Item = OsString>, environment: Environment) -> 
         if let Command::Serve(serve) = args.command {
             return Ok(serve::run(&data_dir, serve, environment.log.as_deref()).await?);
         }
-        let client = Client::open(&data_dir, &args.remote)?;
+        let client = Client::open(&data_dir, &args.remote).await?;
         commands::run(&client, args.command).await
     })
 }

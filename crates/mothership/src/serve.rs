@@ -132,6 +132,7 @@ pub enum ServeError {
 pub struct Running {
     address: SocketAddr,
     url: String,
+    address_file: PathBuf,
     first_start: bool,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -161,6 +162,10 @@ impl Running {
     /// Stops: held requests are answered, running ones end, the store is closed.
     pub async fn stop(self) {
         self.shutdown.cancel();
+        // From here on clients wait for the next one to serve.
+        if let Err(error) = files::remove(&self.address_file) {
+            tracing::warn!(%error, file = %self.address_file.display(), "the address was left behind");
+        }
         self.tasks.close();
         self.tasks.wait().await;
         self.store.close().await;
@@ -179,6 +184,9 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     let lock = files::lock(&lock_path)
         .map_err(|source| at(&lock_path, source))?
         .ok_or_else(|| ServeError::InUse(dir.clone()))?;
+    // Of an earlier run that was killed: who waits for this one must not find it.
+    let address_file = dir.join(directory::ADDRESS);
+    files::remove(&address_file).map_err(|source| at(&address_file, source))?;
     let clock = Clock::start();
     let hub = Arc::new(Hub::default());
     let authority = Arc::new(Authority::load_or_create(dir)?);
@@ -189,10 +197,6 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         .map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let url = url(address, config.auth);
-    let address_file = dir.join(directory::ADDRESS);
-    files::write_atomically(&address_file, format!("{url}\n").as_bytes(), 0o644)
-        .map_err(|source| at(&address_file, source))?;
-
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
     let transport = transport(&config, &authority, address, &tasks, &shutdown)?;
@@ -208,9 +212,11 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
+    files::write_atomically(&address_file, format!("{url}\n").as_bytes(), 0o644)
+        .map_err(|source| at(&address_file, source))?;
     tasks.spawn(reaper::run(Arc::clone(&store), config.lease_ttl, shutdown.clone()));
     tasks.spawn(server::serve(listener, transport, api::router(app), shutdown.clone()));
-    Ok(Running { address, url, first_start, shutdown, tasks, store, _lock: lock })
+    Ok(Running { address, url, address_file, first_start, shutdown, tasks, store, _lock: lock })
 }
 
 fn at(path: &Path, source: std::io::Error) -> ServeError {

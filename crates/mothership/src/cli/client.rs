@@ -1,5 +1,6 @@
 //! A client of the user API: where it is, with which token, trusting whom.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,21 +8,35 @@ use std::time::Duration;
 use conduits::ErrorBody;
 use reqwest::{Certificate, Method, Response, StatusCode, Url};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use super::args::Remote;
+use crate::serve::directory;
 
 /// A call's time, but for live logs.
 const CALL: Duration = Duration::from_secs(30);
 /// The time to reach the mothership.
 const CONNECT: Duration = Duration::from_secs(10);
+/// The time that a mothership which was just started may take until it listens.
+const STARTING: Duration = Duration::from_secs(5);
+/// Between two looks for its address.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The data directory does not say where the mothership is.
+    /// Nobody serves from the data directory.
     #[error(
-        "{path}: {source}; start `mothership serve --data-dir` with this directory, or give --server, --token-file and --ca-file"
+        "waited {seconds} s for {path}, which a mothership writes once it listens; start one with `mothership serve` and this data directory, or give --server, --token-file and --ca-file"
     )]
+    NotServed {
+        /// The file that was waited for.
+        path: PathBuf,
+        /// For how long.
+        seconds: u64,
+    },
+    /// A file of the data directory, or one that was named, cannot be read.
+    #[error("{path}: {source}; run this as the user of the mothership, or give --server, --token-file and --ca-file")]
     File {
         /// The file.
         path: PathBuf,
@@ -76,21 +91,24 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Finds server, token and CA: as told, else in the data directory.
-    pub(super) fn open(data_dir: &Path, remote: &Remote) -> Result<Self, ClientError> {
+    /// Finds server, token and CA: as told, else in the data directory, where a mothership may be just starting.
+    pub(super) async fn open(data_dir: &Path, remote: &Remote) -> Result<Self, ClientError> {
         let server = match &remote.server {
             Some(server) => server.clone(),
-            None => read(&data_dir.join("address"))?,
+            None => address(&data_dir.join(directory::ADDRESS), STARTING).await?,
         };
         let url = server_url(server.trim())?;
         let server = url.as_str().trim_end_matches('/').to_owned();
-        let token_file = remote.token_file.clone().unwrap_or_else(|| data_dir.join("admin-token"));
+        let token_file = remote.token_file.clone().unwrap_or_else(|| data_dir.join(directory::ADMIN_TOKEN));
         let token = read(&token_file)?.trim().to_owned();
         // Proxies of the environment are not for a control plane; and only main reads the environment.
         // A redirect would take the token to a place that nobody checked.
         let mut builder =
             reqwest::Client::builder().connect_timeout(CONNECT).no_proxy().redirect(reqwest::redirect::Policy::none());
-        let ca_file = remote.ca_file.clone().or_else(|| remote.server.is_none().then(|| data_dir.join("ca.pem")));
+        let ca_file = remote
+            .ca_file
+            .clone()
+            .or_else(|| remote.server.is_none().then(|| data_dir.join(directory::CA_CERTIFICATE)));
         if let Some(path) = ca_file.filter(|_| url.scheme() == "https") {
             let pem = read(&path)?;
             let certificate = Certificate::from_pem(pem.as_bytes())
@@ -135,6 +153,21 @@ impl Client {
         }
         let response = request.send().await.map_err(|error| transport(&url, &error))?;
         accepted(&url, response).await
+    }
+}
+
+/// What the file of the address says, once it is there: `mothership serve &` and the next command of a script meet here.
+async fn address(path: &Path, patience: Duration) -> Result<String, ClientError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match read(path) {
+            Err(ClientError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            found => return found,
+        }
+        if Instant::now() >= deadline {
+            return Err(ClientError::NotServed { path: path.to_owned(), seconds: patience.as_secs() });
+        }
+        sleep(LOOK_AGAIN).await;
     }
 }
 

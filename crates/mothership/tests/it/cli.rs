@@ -1,7 +1,8 @@
 //! The command line as a process: what it prints where, and its exit codes.
 
+use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -10,9 +11,13 @@ use tokio::process::{Child, Command};
 use crate::bed::{Bed, Lease, Territory};
 
 fn mothership(bed: &Bed, words: &[&str]) -> Child {
+    command(&bed.data(), words)
+}
+
+fn command(data: &Path, words: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_mothership"))
         .arg("--data-dir")
-        .arg(bed.data())
+        .arg(data)
         .args(words)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -132,4 +137,26 @@ async fn a_run_whose_facility_is_deleted_ends_and_says_so() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains(&id) && told.contains("deleted"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_waits_for_a_mothership_that_is_just_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let early = command(&data, &["territories", "--json"]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut serve = command(&data, &["serve", "--listen", "127.0.0.1:0"]);
+    let served = ended(early).await;
+    assert_eq!((served.status.code(), served.stdout), (Some(0), b"[]\n".to_vec()));
+    let pid = serve.id().unwrap().to_string();
+    assert!(Command::new("kill").arg(&pid).status().await.unwrap().success());
+    assert!(serve.wait().await.unwrap().success());
+    // Stopped, it leaves no address behind that the next command would run into.
+    assert!(!data.join("address").exists());
+    let began = Instant::now();
+    let late = ended(command(&data, &["territories"])).await;
+    let told = String::from_utf8(late.stderr).unwrap();
+    assert_eq!(late.status.code(), Some(1));
+    assert!(told.contains(data.join("address").to_str().unwrap()) && told.contains("mothership serve"), "{told}");
+    assert!((4..15).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
