@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod commands;
+mod follow;
 mod run;
 mod serve;
 mod shell;
@@ -66,11 +67,14 @@ pub fn main(words: impl Iterator<Item = OsString>, environment: Environment) -> 
     };
     let data_dir = args.data_dir.or(environment.data_dir).unwrap_or_else(|| PathBuf::from("./mothership-data"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         if let Command::Serve(serve) = args.command {
             return Ok(serve::run(&data_dir, serve, environment.log.as_deref()).await?);
         }
         let client = Client::open(&data_dir, &args.remote).await?;
         commands::run(&client, args.command).await
-    })
+    });
+    // Whoever leaves does not wait for a write that nobody takes.
+    runtime.shutdown_background();
+    result
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use conduits::ErrorBody;
 use reqwest::{Certificate, Method, Response, StatusCode, Url};
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::args::Remote;
 use crate::serve::directory;
@@ -151,7 +151,14 @@ impl Client {
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
-        let response = request.send().await.map_err(|error| transport(&url, &error))?;
+        // The answer's head is bounded, its body is followed for as long as it grows.
+        let response = timeout(CALL, request.send())
+            .await
+            .map_err(|_| ClientError::Transport {
+                url: url.clone(),
+                detail: format!("no answer within {} s", CALL.as_secs()),
+            })?
+            .map_err(|error| transport(&url, &error))?;
         accepted(&url, response).await
     }
 }

@@ -1,4 +1,4 @@
-//! The commands that call the API once or twice; `run` and `logs -f` are in `run`.
+//! The commands that call the API once or twice; `run` and `logs -f` are in `run` and `follow`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,15 +9,15 @@ use serde_json::{Map, Value, json};
 use super::CliError;
 use super::args::{Command, EnrollToken, Facility};
 use super::client::{Client, ClientError, segment};
-use super::run;
 use super::terminal::{line, output, table};
+use super::{follow, run};
 
 pub(super) async fn run(client: &Client, command: Command) -> Result<u8, CliError> {
     match command {
         Command::EnrollToken(command) => enroll_token(client, command).await?,
         Command::Facility(command) => facility(client, command).await?,
         Command::Run(args) => return run::run(client, args).await,
-        Command::Logs { follow: true, id } => run::follow_log(client, &id).await?,
+        Command::Logs { follow: true, id } => follow::follow_log(client, &id).await?,
         Command::Logs { follow: false, id } => logs(client, &id).await?,
         Command::Cancel { id } => {
             let path = format!("/api/v1/directives/{}/cancel", segment(&id));

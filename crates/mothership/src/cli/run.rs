@@ -1,60 +1,155 @@
-//! `mothership run` and `logs -f`: a directive's output as it comes, and its exit code.
+//! `mothership run`: a directive of its own, its output as it comes, its exit code, and what an interrupt does.
+//!
+//! The first interrupt cancels the directive, the second one leaves at once, whatever is being waited for: an answer of the
+//! mothership, a connection to it, or a reader of the output. Before a directive is asked for, the first one leaves.
 
-use std::time::Duration;
+use std::pin::pin;
 
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::CliError;
 use super::args::Run;
-use super::client::{Client, ClientError, segment, transport};
-use super::commands::{decoded, facility_id, text};
+use super::client::{Client, ClientError, segment};
+use super::commands::{facility_id, text};
+use super::follow::{Follower, RECONNECT, RECONNECT_PAUSE};
 use super::shell;
-use super::sse::{Event, Parser};
-use super::terminal::{line, note, output};
+use super::terminal::{in_background, line, note};
 
-/// How long the rest of the log may take after the end: nexusd ships for 60 s at most.
-const REST: Duration = Duration::from_secs(75);
-/// How long a lost connection is tried again.
-const RECONNECT: Duration = Duration::from_secs(60);
-/// Between two tries.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// What a run that was interrupted exits with, as a shell would (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 /// What a run that timed out exits with where its territory gave no code, as timeout(1).
 const TIMED_OUT: u8 = 124;
+/// What the first interrupt is answered with.
+const CANCELING: &str = "canceling; interrupt again to leave at once";
 
 pub(super) async fn run(client: &Client, args: Run) -> Result<u8, CliError> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Runtime)?;
-    let json_lines = args.json;
-    let facility = match &args.facility {
-        Some(facility) => facility_id(client, facility).await?,
-        None => text(&client.post("/api/v1/facilities", &json!({})).await?, "id"),
+    let mut interrupts = Interrupts(signal(SignalKind::interrupt()).map_err(CliError::Runtime)?);
+    let facility = tokio::select! {
+        facility = facility(client, &args) => facility?,
+        () = interrupts.next() => return Ok(INTERRUPTED),
     };
-    let created = client.post("/api/v1/directives", &body(&facility, &args)).await?;
+    let (created, interrupted) = match create(client, &facility, &args, &mut interrupts).await? {
+        Creation::Made(created) => (created, false),
+        Creation::MadeAfterInterrupt(created) => (created, true),
+        Creation::Left => return Ok(INTERRUPTED),
+    };
     let id = text(&created, "id");
-    if json_lines {
+    if args.json {
         line(&json!({ "event": "created", "directive": created }).to_string())?;
     }
-    let mut follower = Follower::new(client, &id, json_lines);
-    let end = match follower.follow(Some(&mut interrupt)).await {
+    match follow(client, &id, args.json, &mut interrupts, interrupted).await {
         Err(CliError::Output(error)) => {
             // Nobody reads the output any more: as with a pipe, the command has no reason to go on.
-            cancel(client, &id).await;
-            return Err(CliError::Output(error));
+            tokio::select! {
+                () = cancel(client, &id) => {}
+                () = interrupts.next() => {}
+            }
+            Err(CliError::Output(error))
         }
-        followed => followed?,
-    };
-    match end {
-        Followed::Ended(end) => Ok(exit_code(&end)),
-        Followed::Interrupted => Ok(INTERRUPTED),
+        Err(error) => Err(error),
+        Ok(Some(end)) => Ok(exit_code(&end)),
+        Ok(None) => Ok(INTERRUPTED),
     }
 }
 
-/// Follows a log to its end.
-pub(super) async fn follow_log(client: &Client, id: &str) -> Result<(), CliError> {
-    Follower::new(client, id, false).follow(None).await.map(drop)
+/// Interrupts of the terminal, one after the other.
+struct Interrupts(Signal);
+
+impl Interrupts {
+    async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What became of the request for the directive.
+enum Creation {
+    Made(Value),
+    MadeAfterInterrupt(Value),
+    Left,
+}
+
+/// Queues the directive. Interrupted, it still waits for the answer: only that says what there is to cancel.
+async fn create(
+    client: &Client,
+    facility: &str,
+    args: &Run,
+    interrupts: &mut Interrupts,
+) -> Result<Creation, CliError> {
+    let body = body(facility, args);
+    let mut created = pin!(client.post("/api/v1/directives", &body));
+    tokio::select! {
+        created = &mut created => return Ok(Creation::Made(created?)),
+        () = interrupts.next() => note(CANCELING),
+    }
+    tokio::select! {
+        created = &mut created => Ok(Creation::MadeAfterInterrupt(created?)),
+        () = interrupts.next() => {
+            note("left before the mothership answered; `mothership ls` shows whether the directive was queued");
+            Ok(Creation::Left)
+        }
+    }
+}
+
+/// Follows the directive to what its end says; none when it was interrupted.
+async fn follow(
+    client: &Client,
+    id: &str,
+    json_lines: bool,
+    interrupts: &mut Interrupts,
+    interrupted: bool,
+) -> Result<Option<Value>, CliError> {
+    let mut end = pin!(Follower::new(client, id, json_lines).to_end());
+    if !interrupted {
+        tokio::select! {
+            end = &mut end => return end.map(Some),
+            () = interrupts.next() => {}
+        }
+    }
+    // Said beside the call: whoever does not read the output may not read this either.
+    let mut canceled = pin!(async {
+        let say = in_background(|| {
+            note(CANCELING);
+            Ok(())
+        });
+        let (said, ()) = tokio::join!(say, cancel(client, id));
+        said
+    });
+    let mut told = false;
+    loop {
+        tokio::select! {
+            end = &mut end => return end.map(|_| None),
+            said = &mut canceled, if !told => {
+                told = true;
+                said?;
+            }
+            () = interrupts.next() => return Ok(None),
+        }
+    }
+}
+
+/// Asks for a cancel until the mothership has heard it, as long as a lost connection is tried.
+async fn cancel(client: &Client, id: &str) {
+    let path = format!("/api/v1/directives/{}/cancel", segment(id));
+    let began = Instant::now();
+    loop {
+        match client.post(&path, &json!({})).await {
+            Ok(_) => return,
+            Err(ClientError::Transport { .. }) if began.elapsed() < RECONNECT => sleep(RECONNECT_PAUSE).await,
+            Err(error) => return note(&format!("cannot cancel: {error}")),
+        }
+    }
+}
+
+/// The facility to run in.
+async fn facility(client: &Client, args: &Run) -> Result<String, ClientError> {
+    match &args.facility {
+        Some(facility) => facility_id(client, facility).await,
+        None => Ok(text(&client.post("/api/v1/facilities", &json!({})).await?, "id")),
+    }
 }
 
 fn body(facility: &str, args: &Run) -> Value {
@@ -101,153 +196,6 @@ fn exit_code(end: &Value) -> u8 {
         "canceled" => INTERRUPTED,
         "timed_out" => TIMED_OUT,
         _ => 1,
-    }
-}
-
-enum Followed {
-    Ended(Value),
-    Interrupted,
-}
-
-/// One live log, across lost connections.
-struct Follower<'c> {
-    client: &'c Client,
-    id: String,
-    json_lines: bool,
-    after: Option<String>,
-    terminal: Option<Instant>,
-    canceled: bool,
-}
-
-impl<'c> Follower<'c> {
-    fn new(client: &'c Client, id: &str, json_lines: bool) -> Self {
-        Self { client, id: id.to_owned(), json_lines, after: None, terminal: None, canceled: false }
-    }
-
-    /// Prints until the end. With `interrupt`, the first one cancels the directive, the second one gives up.
-    async fn follow(&mut self, mut interrupt: Option<&mut Signal>) -> Result<Followed, CliError> {
-        let mut lost: Option<Instant> = None;
-        loop {
-            match self.connection(&mut interrupt, &mut lost).await {
-                Ok(Some(Followed::Ended(_))) if self.canceled => return Ok(Followed::Interrupted),
-                Ok(Some(followed)) => return Ok(followed),
-                Ok(None) => {}
-                // Only what may pass is tried again.
-                Err(CliError::Client(error @ ClientError::Transport { .. })) => {
-                    let since = *lost.get_or_insert_with(Instant::now);
-                    if since.elapsed() > RECONNECT {
-                        return Err(error.into());
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-            sleep(RECONNECT_PAUSE).await;
-        }
-    }
-
-    /// One connection: the end, or none when it broke off and may be resumed.
-    async fn connection(
-        &mut self,
-        interrupt: &mut Option<&mut Signal>,
-        lost: &mut Option<Instant>,
-    ) -> Result<Option<Followed>, CliError> {
-        let mut response = self.client.live(&self.id, self.after.as_deref()).await?;
-        *lost = None;
-        let mut parser = Parser::default();
-        loop {
-            let rest = self.terminal.map(|at| at + REST);
-            let piece = tokio::select! {
-                piece = response.chunk() => piece,
-                () = interrupted(interrupt) => {
-                    if self.canceled {
-                        return Ok(Some(Followed::Interrupted));
-                    }
-                    self.canceled = true;
-                    note("canceling; interrupt again to leave at once");
-                    cancel(self.client, &self.id).await;
-                    continue;
-                }
-                () = until(rest) => {
-                    note("the directive has ended, but a part of its log never came");
-                    let path = format!("/api/v1/directives/{}", segment(&self.id));
-                    let directive = self.client.get(&path).await?;
-                    return Ok(Some(Followed::Ended(end_of(&directive))));
-                }
-            };
-            let piece = piece.map_err(|error| transport(&self.id, &error))?;
-            let Some(piece) = piece else {
-                return Ok(None);
-            };
-            for event in parser.feed(&piece) {
-                if let Some(end) = self.take(event)? {
-                    return Ok(Some(Followed::Ended(end)));
-                }
-            }
-        }
-    }
-
-    /// Prints an event; gives the end's data when it is that.
-    fn take(&mut self, event: Event) -> Result<Option<Value>, CliError> {
-        let data: Value = serde_json::from_str(&event.data).unwrap_or(Value::Null);
-        if event.id.is_some() {
-            self.after = event.id;
-        }
-        if self.json_lines {
-            line(&json!({ "event": event.name, "data": data }).to_string())?;
-        }
-        match event.name.as_str() {
-            "log" if !self.json_lines => {
-                let (stream, bytes) = decoded(&data);
-                output(stream, &bytes)?;
-            }
-            "state" => {
-                let ended = data["state"]
-                    .as_str()
-                    .and_then(|state| state.parse::<conduits::DirectiveState>().ok())
-                    .is_some_and(conduits::DirectiveState::is_terminal);
-                if ended {
-                    self.terminal.get_or_insert_with(Instant::now);
-                }
-            }
-            "end" => return Ok(Some(data)),
-            "deleted" => return Err(CliError::Deleted(self.id.clone())),
-            _ => {}
-        }
-        Ok(None)
-    }
-}
-
-/// The end event's data, from the directive itself.
-fn end_of(directive: &Value) -> Value {
-    json!({
-        "state": directive["state"],
-        "reason": directive["reason"],
-        "exit_code": directive["result"]["exit_code"],
-    })
-}
-
-async fn cancel(client: &Client, id: &str) {
-    let path = format!("/api/v1/directives/{}/cancel", segment(id));
-    if let Err(error) = client.post(&path, &json!({})).await {
-        note(&format!("cannot cancel: {error}"));
-    }
-}
-
-async fn interrupted(interrupt: &mut Option<&mut Signal>) {
-    match interrupt {
-        Some(interrupt) => {
-            if interrupt.recv().await.is_none() {
-                std::future::pending::<()>().await;
-            }
-        }
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -18,6 +18,15 @@ pub(super) fn note(text: &str) {
     drop(written);
 }
 
+/// Runs `write` where it may block: a reader who does not read must not keep an interrupt from being heard.
+pub(super) async fn in_background<F>(write: F) -> Result<(), CliError>
+where
+    F: FnOnce() -> Result<(), CliError> + Send + 'static,
+{
+    let written = tokio::task::spawn_blocking(write).await;
+    written.unwrap_or_else(|error| Err(CliError::Output(std::io::Error::other(error))))
+}
+
 /// Output of a command, byte for byte, where it belongs.
 pub(super) fn output(stream: LogStream, bytes: &[u8]) -> Result<(), CliError> {
     let written = match stream {

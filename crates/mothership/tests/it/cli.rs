@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::bed::{Bed, Lease, Territory};
@@ -29,6 +29,30 @@ fn command(data: &Path, words: &[&str]) -> Child {
 
 async fn ended(child: Child) -> Output {
     tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.expect("the command ends").unwrap()
+}
+
+async fn interrupt(child: &Child) {
+    let pid = child.id().expect("it runs still").to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+}
+
+/// Its standard error until a line that holds `word`.
+async fn told(child: &mut Child, word: &str) {
+    let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+    let read = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains(word) {
+                return;
+            }
+        }
+        panic!("it never said {word}");
+    };
+    tokio::time::timeout(Duration::from_secs(20), read).await.expect(word);
+}
+
+/// The code of a command that is to leave at once.
+async fn left(mut child: Child) -> Option<i32> {
+    tokio::time::timeout(Duration::from_secs(5), child.wait()).await.expect("it leaves at once").unwrap().code()
 }
 
 /// The lease of the directive that a command just queued.
@@ -82,9 +106,7 @@ async fn an_interrupt_cancels_the_directive_and_exits_130() {
     territory.started(&lease).await;
     territory.chunk(&lease, "stdout", 0, b"x").await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let pid = child.id().unwrap().to_string();
-    let killed = Command::new("kill").args(["-INT", &pid]).status().await;
-    assert!(killed.unwrap().success());
+    interrupt(&child).await;
     for _ in 0..100 {
         let (_, beat) = territory.report(&lease, "heartbeat", json!({})).await;
         if beat["cancel_requested"] == true {
@@ -159,4 +181,120 @@ async fn a_command_waits_for_a_mothership_that_is_just_starting() {
     assert_eq!(late.status.code(), Some(1));
     assert!(told.contains(data.join("address").to_str().unwrap()) && told.contains("mothership serve"), "{told}");
     assert!((4..15).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_interrupt_leaves_while_the_mothership_is_gone() {
+    let mut bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    let mut child = mothership(&bed, &["run", "--", "sleep 100"]);
+    let lease = claimed(&territory).await;
+    territory.started(&lease).await;
+    territory.chunk(&lease, "stderr", 0, b"it runs\n").await;
+    told(&mut child, "it runs").await;
+    bed.stop().await;
+    // Long enough for the command to have noticed.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    interrupt(&child).await;
+    told(&mut child, "interrupt again to leave at once").await;
+    interrupt(&child).await;
+    assert_eq!(left(child).await, Some(130));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_is_heard_once_the_mothership_is_back() {
+    let mut bed = Bed::with(|config| config.listen = free_address()).await;
+    let mut territory = bed.territory().await;
+    let mut child = mothership(&bed, &["run", "--", "sleep 100"]);
+    let lease = claimed(&territory).await;
+    territory.started(&lease).await;
+    territory.chunk(&lease, "stderr", 0, b"it runs\n").await;
+    told(&mut child, "it runs").await;
+    bed.stop().await;
+    interrupt(&child).await;
+    told(&mut child, "interrupt again").await;
+    bed.start_again().await;
+    territory.url = bed.url();
+    let mut heard = false;
+    for _ in 0..200 {
+        let (_, beat) = territory.report(&lease, "heartbeat", json!({})).await;
+        heard = beat["cancel_requested"] == true;
+        if heard {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(heard, "the cancel came through");
+    territory.report(&lease, "finished", json!({ "status": "canceled", "exit_code": 143 })).await;
+    assert_eq!(ended(child).await.status.code(), Some(130));
+}
+
+/// An address whose port nothing uses now.
+fn free_address() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_interrupt_leaves_while_nobody_reads_the_output() {
+    let bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    let child = mothership(&bed, &["run", "--", "yes"]);
+    let lease = claimed(&territory).await;
+    territory.started(&lease).await;
+    // More than a pipe holds.
+    for seq in 0..4 {
+        territory.chunk(&lease, "stdout", seq, &[b'y'; 100_000]).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    interrupt(&child).await;
+    for _ in 0..200 {
+        let (_, beat) = territory.report(&lease, "heartbeat", json!({})).await;
+        if beat["cancel_requested"] == true {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    interrupt(&child).await;
+    assert_eq!(left(child).await, Some(130));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_leaves_while_a_first_answer_does_not_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "nxa1.any").unwrap();
+    // A mothership that answers about facilities where it is told to, and about nothing else.
+    for (answers, interrupts) in [(false, 1), (true, 2)] {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", silent.local_addr().unwrap());
+        let words = ["run", "--server", &server, "--token-file", token.to_str().unwrap(), "--", "true"];
+        let mut child = command(dir.path(), &words);
+        let (mut stream, _) = silent.accept().await.unwrap();
+        asked(&mut stream, "/api/v1/facilities").await;
+        if answers {
+            let body = r#"{"id":"f"}"#;
+            let answer = format!(
+                "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            asked(&mut stream, "/api/v1/directives").await;
+        }
+        interrupt(&child).await;
+        if interrupts == 2 {
+            told(&mut child, "interrupt again to leave at once").await;
+            interrupt(&child).await;
+        }
+        assert_eq!(left(child).await, Some(130), "{answers}");
+    }
+}
+
+/// Reads until a request for this path has come.
+async fn asked(stream: &mut tokio::net::TcpStream, path: &str) {
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&text).contains(&format!("POST {path} ")) {
+        let read = stream.read(&mut piece).await.unwrap();
+        assert_ne!(read, 0, "it asks for {path}");
+        text.extend_from_slice(&piece[..read]);
+    }
 }
