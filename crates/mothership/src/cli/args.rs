@@ -172,7 +172,7 @@ pub(super) enum Facility {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Run {
-    /// Facility to run in, by name or id [default: a new one]
+    /// Facility to run in, by name or id [default: a new one, whose name is told]
     #[arg(long, value_name = "F")]
     pub(super) facility: Option<String>,
     /// Sandbox profile: untrusted, trusted, host, darwin-automation

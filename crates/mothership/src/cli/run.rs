@@ -5,6 +5,7 @@
 
 use std::pin::pin;
 
+use reqwest::Method;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
@@ -30,11 +31,23 @@ pub(super) async fn run(client: &Client, args: Run) -> Result<u8, CliError> {
         facility = facility(client, &args) => facility?,
         () = interrupts.next() => return Ok(INTERRUPTED),
     };
-    let (created, interrupted) = match create(client, &facility, &args, &mut interrupts).await? {
-        Creation::Made(created) => (created, false),
-        Creation::MadeAfterInterrupt(created) => (created, true),
-        Creation::Left => return Ok(INTERRUPTED),
+    let (created, interrupted) = match create(client, &facility.id, &args, &mut interrupts).await {
+        Ok(Creation::Made(created)) => (created, false),
+        Ok(Creation::MadeAfterInterrupt(created)) => (created, true),
+        Ok(Creation::Left) => return Ok(INTERRUPTED),
+        Err(error) => {
+            if matches!(error, ClientError::Refused { .. }) && facility.made.is_some() {
+                tokio::select! {
+                    () = discard(client, &facility.id) => {}
+                    () = interrupts.next() => {}
+                }
+            }
+            return Err(error.into());
+        }
     };
+    if let Some(name) = &facility.made {
+        note(&format!("made facility {name} for this; --facility {name} runs in it again"));
+    }
     let id = text(&created, "id");
     if args.json {
         line(&json!({ "event": "created", "directive": created }).to_string())?;
@@ -78,7 +91,7 @@ async fn create(
     facility: &str,
     args: &Run,
     interrupts: &mut Interrupts,
-) -> Result<Creation, CliError> {
+) -> Result<Creation, ClientError> {
     let body = body(facility, args);
     let mut created = pin!(client.post("/api/v1/directives", &body));
     tokio::select! {
@@ -145,10 +158,37 @@ async fn cancel(client: &Client, id: &str) {
 }
 
 /// The facility to run in.
-async fn facility(client: &Client, args: &Run) -> Result<String, ClientError> {
-    match &args.facility {
-        Some(facility) => facility_id(client, facility).await,
-        None => Ok(text(&client.post("/api/v1/facilities", &json!({})).await?, "id")),
+struct Facility {
+    id: String,
+    /// Its name, where this run made it.
+    made: Option<String>,
+}
+
+async fn facility(client: &Client, args: &Run) -> Result<Facility, ClientError> {
+    if let Some(named) = &args.facility {
+        return Ok(Facility { id: facility_id(client, named).await?, made: None });
+    }
+    let name = fresh_name();
+    let made = client.post("/api/v1/facilities", &json!({ "name": name })).await?;
+    Ok(Facility { id: text(&made, "id"), made: Some(name) })
+}
+
+/// A name that says when it was for, and that can be read out and typed: no letter looks like a digit.
+fn fresh_name() -> String {
+    const LETTERS: &[u8] = b"bcdfghjkmnpqrstvwxz";
+    let tail: String = rand::random::<[u8; 4]>()
+        .iter()
+        .filter_map(|n| LETTERS.get(usize::from(*n) % LETTERS.len()))
+        .map(|l| char::from(*l))
+        .collect();
+    format!("run-{}-{tail}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"))
+}
+
+/// Removes a facility that was made for a directive which is not to be.
+async fn discard(client: &Client, facility: &str) {
+    let path = format!("/api/v1/facilities/{}", segment(facility));
+    if let Err(error) = client.call(Method::DELETE, &path, None).await {
+        note(&format!("facility {facility} was made for this and cannot be removed: {error}"));
     }
 }
 
@@ -202,6 +242,16 @@ fn exit_code(end: &Value) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fresh_name_reads_well_and_is_fresh() {
+        let names: std::collections::BTreeSet<String> = (0..50).map(|_| fresh_name()).collect();
+        assert!(names.len() > 45, "{names:?}");
+        for name in names {
+            let parts: Vec<&str> = name.split('-').collect();
+            assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [3, 8, 6, 4], "{name}");
+        }
+    }
 
     #[test]
     fn the_exit_code_is_the_command_s_or_says_how_it_ended() {

@@ -88,7 +88,12 @@ async fn run_streams_byte_for_byte_and_exits_with_the_command_s_code() {
     territory.report(&lease, "finished", body).await;
     let output = ended(child).await;
     assert_eq!(output.stdout, b"out\xff\x00");
-    assert_eq!(output.stderr, b"err\n");
+    // The facility's name, then what the command wrote.
+    let (made, written) = std::str::from_utf8(&output.stderr).unwrap().split_once('\n').unwrap();
+    assert_eq!(written, "err\n");
+    let (_, facilities) = bed.get("/api/v1/facilities").await;
+    let name = facilities["facilities"][0]["name"].as_str().unwrap();
+    assert!(name.starts_with("run-") && made.contains(&format!("--facility {name}")), "{name}: {made}");
     assert_eq!(output.status.code(), Some(7));
     let again = ended(mothership(&bed, &["logs", &lease.id])).await;
     assert_eq!((again.stdout, again.stderr), (b"out\xff\x00".to_vec(), b"err\n".to_vec()));
@@ -129,6 +134,8 @@ async fn mistakes_are_told_in_a_line_and_a_token_comes_alone() {
     assert_eq!(refused.status.code(), Some(1));
     let line = String::from_utf8(refused.stderr).unwrap();
     assert!(line.contains("1.2.3.4") && line.lines().count() == 1, "{line}");
+    // Nor does it leave the facility behind that was made for it.
+    assert_eq!(bed.get("/api/v1/facilities").await.1["facilities"], json!([]));
     assert_eq!(ended(mothership(&bed, &["frobnicate"])).await.status.code(), Some(2));
     for server in ["http://192.0.2.1:1", "HTTP://0.0.0.0:1", "hTtP://192.0.2.1:1"] {
         let plain = ended(mothership(&bed, &["--server", server, "ls"])).await;
