@@ -2,14 +2,14 @@
 
 pub mod directory;
 pub mod files;
+pub mod listen;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +26,7 @@ use crate::server::{self, Transport};
 use crate::store::{Store, StoreError, accounts, audit};
 use crate::token::TokenKeys;
 use directory::DirectoryError;
+use listen::{Listen, ServerName, certificate_names};
 
 /// How often the server's own certificate is made anew; a third of its lifetime.
 const RENEW_SERVER_CERTIFICATE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -51,9 +52,9 @@ pub struct ServeConfig {
     /// Where everything is kept; made if it does not exist.
     pub data_dir: PathBuf,
     /// Where to listen; port 0 takes a free one.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// Further names and addresses for the server's certificate.
-    pub tls_names: Vec<String>,
+    pub tls_names: Vec<ServerName>,
     /// How territories prove who they are.
     pub auth: AuthMode,
     /// Whence the fingerprint header and `X-Forwarded-For` are believed.
@@ -65,12 +66,12 @@ pub struct ServeConfig {
 }
 
 impl ServeConfig {
-    /// The defaults for `data_dir`: TLS on every address, port 3000.
+    /// The defaults for `data_dir`: TLS on every IPv4 address, port 3000.
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
         Self {
             data_dir: data_dir.to_owned(),
-            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 3000)),
+            listen: Listen::At((Ipv4Addr::UNSPECIFIED, 3000).into()),
             tls_names: Vec::new(),
             auth: AuthMode::Mtls,
             trusted_proxies: Vec::new(),
@@ -87,7 +88,7 @@ pub enum ServeError {
     #[error(
         "--dev believes every caller, so it listens on loopback only, not on {0}; use --listen 127.0.0.1:3000, or leave --dev away"
     )]
-    DevOffLoopback(SocketAddr),
+    DevOffLoopback(Listen),
     /// Header identity without anybody to trust.
     #[error("--auth-mode header and either need --trusted-proxy: without one nobody's header is believed")]
     NoTrustedProxy,
@@ -109,7 +110,7 @@ pub enum ServeError {
     #[error("cannot listen on {address}: {source}; choose another --listen")]
     Listen {
         /// Which.
-        address: SocketAddr,
+        address: Listen,
         /// Why not.
         source: std::io::Error,
     },
@@ -192,11 +193,11 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     let authority = Arc::new(Authority::load_or_create(dir)?);
     let store = Arc::new(Store::open(&dir.join(directory::DATABASE), Arc::clone(&hub), clock)?);
     let (first_start, keys) = first_things(&store, dir).await?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|source| ServeError::Listen { address: config.listen, source })?;
-    let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
-    let url = url(address, config.auth);
+    let unheard = |source| ServeError::Listen { address: config.listen, source };
+    let listener = config.listen.bind().await.map_err(unheard)?;
+    let address = listener.local_addr().map_err(unheard)?;
+    let scheme = if config.auth == AuthMode::Dev { "http" } else { "https" };
+    let url = format!("{scheme}://{}", config.listen.from_here(address));
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
     let transport = transport(&config, &authority, address, &tasks, &shutdown)?;
@@ -224,7 +225,7 @@ fn at(path: &Path, source: std::io::Error) -> ServeError {
 }
 
 fn check(config: &ServeConfig) -> Result<(), ServeError> {
-    if config.auth == AuthMode::Dev && !config.listen.ip().to_canonical().is_loopback() {
+    if config.auth == AuthMode::Dev && !config.listen.is_loopback() {
         return Err(ServeError::DevOffLoopback(config.listen));
     }
     let by_header = matches!(config.auth, AuthMode::Header | AuthMode::Either);
@@ -294,7 +295,7 @@ fn transport(
     if config.auth == AuthMode::Dev {
         return Ok(Transport::Plain);
     }
-    let (names, addresses) = subject_names(config, address);
+    let (names, addresses) = certificate_names(files::host_name().as_deref(), &config.tls_names, address);
     let presented = Arc::new(Presented::new(authority.server(&names, &addresses)?)?);
     let tls = tls::config(authority, Arc::clone(&presented))?;
     tasks.spawn(renew(Arc::clone(authority), presented, names, addresses, shutdown.clone()));
@@ -322,36 +323,4 @@ async fn renew(
             tracing::error!(%error, "the server's certificate was not renewed; restart before it ends");
         }
     }
-}
-
-/// The names and addresses that the server's certificate is for.
-fn subject_names(config: &ServeConfig, address: SocketAddr) -> (Vec<String>, Vec<IpAddr>) {
-    let mut names = vec!["localhost".to_owned()];
-    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    if !address.ip().is_unspecified() {
-        addresses.push(address.ip());
-    }
-    names.extend(files::host_name());
-    for name in &config.tls_names {
-        match name.parse() {
-            Ok(address) => addresses.push(address),
-            Err(_) => names.push(name.clone()),
-        }
-    }
-    names.sort();
-    names.dedup();
-    addresses.sort();
-    addresses.dedup();
-    (names, addresses)
-}
-
-/// The URL for clients on this machine.
-fn url(address: SocketAddr, auth: AuthMode) -> String {
-    let scheme = if auth == AuthMode::Dev { "http" } else { "https" };
-    let reachable = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    format!("{scheme}://{}", SocketAddr::new(reachable, address.port()))
 }

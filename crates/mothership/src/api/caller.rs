@@ -58,7 +58,7 @@ pub fn bearer(request: &HeaderMap) -> Result<&str, Refusal> {
 /// The address whose failures are counted: the peer's, or behind trusted proxies the nearest that is none of them.
 #[must_use]
 pub fn counted_address(trusted: &[IpNet], peer: &Peer, request: &HeaderMap) -> IpAddr {
-    let mut nearest = peer.address.ip();
+    let mut nearest = peer.address.ip().to_canonical();
     let hops = text(request, "x-forwarded-for").unwrap_or_default();
     for hop in hops.rsplit(',') {
         if !is_trusted(trusted, nearest) {

@@ -1,10 +1,11 @@
 //! What may be typed.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+
+use crate::serve::listen::{Listen, ServerName};
 
 /// The control plane of Nexus: holds directives, hands them out, keeps logs and results.
 #[derive(Debug, Parser)]
@@ -81,12 +82,12 @@ pub(super) enum Command {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Serve {
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on: :3000 (every address), 127.0.0.1:3000, [::1]:3000; port 0 takes a free one
     #[arg(long, default_value = "0.0.0.0:3000", value_name = "ADDR")]
-    pub(super) listen: SocketAddr,
+    pub(super) listen: Listen,
     /// Further name or address for the server's certificate; may be repeated
     #[arg(long, value_name = "NAME")]
-    pub(super) tls_name: Vec<String>,
+    pub(super) tls_name: Vec<ServerName>,
     /// Development: plain HTTP, and whoever says to be a territory is believed; loopback only
     #[arg(long, conflicts_with_all = ["auth_mode", "tls_name"])]
     pub(super) dev: bool,

@@ -57,13 +57,11 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// This machine's name, where it is one that a certificate can carry.
+/// This machine's name.
 #[must_use]
 pub fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    let name = name.trim().to_ascii_lowercase();
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    (!name.is_empty() && name.chars().all(fits)).then_some(name)
+    Some(name.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! A served mothership and clients of it.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,7 +47,7 @@ impl Bed {
     pub(crate) async fn with(change: impl FnOnce(&mut ServeConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = ServeConfig::new(&dir.path().join("data"));
-        config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.listen = "127.0.0.1:0".parse().unwrap();
         change(&mut config);
         let running = start(config.clone()).await.unwrap();
         let token = std::fs::read_to_string(dir.path().join("data/admin-token")).unwrap();

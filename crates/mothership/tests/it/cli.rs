@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use mothership::serve::listen::Listen;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -137,6 +138,11 @@ async fn mistakes_are_told_in_a_line_and_a_token_comes_alone() {
     // Nor does it leave the facility behind that was made for it.
     assert_eq!(bed.get("/api/v1/facilities").await.1["facilities"], json!([]));
     assert_eq!(ended(mothership(&bed, &["frobnicate"])).await.status.code(), Some(2));
+    for (flag, value, word) in [("--tls-name", "a b", "DNS name"), ("--listen", "3000", ":3000 (every address)")] {
+        let refused = ended(mothership(&bed, &["serve", flag, value])).await;
+        assert_eq!(refused.status.code(), Some(2), "{flag}");
+        assert!(String::from_utf8(refused.stderr).unwrap().contains(word), "{flag}");
+    }
     for server in ["http://192.0.2.1:1", "HTTP://0.0.0.0:1", "hTtP://192.0.2.1:1"] {
         let plain = ended(mothership(&bed, &["--server", server, "ls"])).await;
         assert!(String::from_utf8(plain.stderr).unwrap().contains("use https"), "{server}");
@@ -237,8 +243,8 @@ async fn a_cancel_is_heard_once_the_mothership_is_back() {
 }
 
 /// An address whose port nothing uses now.
-fn free_address() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+fn free_address() -> Listen {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().into()
 }
 
 #[tokio::test(flavor = "multi_thread")]

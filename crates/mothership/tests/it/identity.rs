@@ -241,8 +241,21 @@ fn rustls_pem(pem: &str) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn development_and_header_modes_have_their_conditions() {
     let dir = tempfile::tempdir().unwrap();
-    let config =
-        |auth| ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), auth, ..ServeConfig::new(&dir.path().join("d")) };
-    assert!(matches!(start(config(AuthMode::Dev)).await, Err(ServeError::DevOffLoopback(_))));
-    assert!(matches!(start(config(AuthMode::Header)).await, Err(ServeError::NoTrustedProxy)));
+    for everywhere in ["0.0.0.0:0", ":0"] {
+        let listen = everywhere.parse().unwrap();
+        let config = |auth| ServeConfig { listen, auth, ..ServeConfig::new(&dir.path().join("d")) };
+        assert!(matches!(start(config(AuthMode::Dev)).await, Err(ServeError::DevOffLoopback(_))));
+        assert!(matches!(start(config(AuthMode::Header)).await, Err(ServeError::NoTrustedProxy)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_every_address_is_reached_over_ipv4_and_verified() {
+    let bed = Bed::with(|config| config.listen = ":0".parse().unwrap()).await;
+    assert!(bed.url().starts_with("https://127.0.0.1:"), "{}", bed.url());
+    let territory = bed.territory().await;
+    assert_eq!(territory.heartbeat(json!({})).await.0, StatusCode::OK);
+    let port = bed.running.as_ref().unwrap().address().port();
+    let local = bed.client(None).get(format!("https://localhost:{port}/healthz"));
+    assert_eq!(local.send().await.unwrap().status(), StatusCode::OK);
 }
