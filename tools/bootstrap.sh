@@ -7,7 +7,7 @@
 #   tools/bootstrap.sh run      the same as build, and what sandboxes need: bubblewrap, socat, user namespaces
 #
 # Packages come by apt-get (with sudo where it is not run by root), Rust by rustup into ~/.cargo (no shell profile is
-# touched). cargo-nextest is not installed: it takes ten minutes to compile, and tools/test.sh does without it.
+# touched; where rustup is already, its default stays and this folder gets a toolchain of its own). cargo-nextest is not installed: it takes ten minutes to compile, and tools/test.sh does without it.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -36,6 +36,14 @@ as_root() {
     fi
 }
 
+wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+# 1.95 -> 1095, so that versions compare as numbers; 0 where there is no cargo that runs
+version_number() { cargo --version 2>/dev/null | awk -F'[ .]' '{ print $2 * 1000 + $3 } END { if (!NR) print 0 }'; }
+wanted_number=$(echo "$wanted" | awk -F. '{ print $1 * 1000 + $2 }')
+
+outdated() { [ "$(version_number)" -lt "$wanted_number" ]; }
+
 # --- packages -------------------------------------------------------------------------------------------------------
 
 missing=''
@@ -54,7 +62,7 @@ if [ "$(uname -s)" = Linux ]; then
     # the helper that runs inside every sandbox is linked statically
     need_file '/usr/lib/*/libc.a /usr/lib/libc.a /usr/lib64/libc.a' libc6-dev
     need_file '/etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt' ca-certificates
-    have cargo || need_command curl curl
+    ! outdated || have rustup || need_command curl curl
     if [ "$purpose" = run ]; then
         need_command bwrap bubblewrap
         need_command socat socat
@@ -78,16 +86,15 @@ fi
 
 # --- Rust -----------------------------------------------------------------------------------------------------------
 
-wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-
-# 1.95 -> 1095, so that versions compare as numbers; 0 where there is no cargo that runs
-version_number() { cargo --version 2>/dev/null | awk -F'[ .]' '{ print $2 * 1000 + $3 } END { if (!NR) print 0 }'; }
-wanted_number=$(echo "$wanted" | awk -F. '{ print $1 * 1000 + $2 }')
-
-if [ "$(version_number)" -lt "$wanted_number" ]; then
-    if have rustup; then
-        die "Rust $wanted is needed, here is: $(cargo --version 2>&1 | head -n 1). Run: rustup toolchain install $wanted && rustup default $wanted"
-    fi
+if outdated && have rustup; then
+    # A toolchain for this folder alone: the default of the user, and what his other folders use, stay as they are.
+    [ -z "${RUSTUP_TOOLCHAIN:-}" ] || die "Rust $wanted is needed, and RUSTUP_TOOLCHAIN=$RUSTUP_TOOLCHAIN asks for another; unset it"
+    say "installing Rust $wanted by rustup, for this folder alone (to take that back: rustup override unset)"
+    timeout 1200 rustup toolchain install "$wanted" --profile minimal --no-self-update --component clippy --component rustfmt \
+        </dev/null >&2 || die "rustup could not install Rust $wanted"
+    rustup override set "$wanted" >&2 || die "rustup could not choose Rust $wanted for this folder"
+    ! outdated || die "cargo here is $(command -v cargo || echo missing), not rustup's; put rustup's before it on the PATH"
+elif outdated; then
     have curl || die "curl is needed to install Rust"
     say "installing Rust $wanted by rustup into ${CARGO_HOME:-$HOME/.cargo}"
     installer=$(mktemp)
