@@ -22,7 +22,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// Follows a log to its end.
 pub(super) async fn follow_log(client: &Client, id: &str) -> Result<(), CliError> {
-    Follower::new(client, id, false).to_end().await.map(drop)
+    Follower::new(client, id, false).until_end().await.map(drop)
 }
 
 /// One live log.
@@ -40,7 +40,7 @@ impl<'c> Follower<'c> {
     }
 
     /// Prints until the end, and gives what the end says. May be dropped at any moment.
-    pub(super) async fn to_end(mut self) -> Result<Value, CliError> {
+    pub(super) async fn until_end(mut self) -> Result<Value, CliError> {
         let mut lost: Option<Instant> = None;
         loop {
             match self.connection(&mut lost).await {

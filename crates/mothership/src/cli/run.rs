@@ -115,7 +115,7 @@ async fn follow(
     interrupts: &mut Interrupts,
     interrupted: bool,
 ) -> Result<Option<Value>, CliError> {
-    let mut end = pin!(Follower::new(client, id, json_lines).to_end());
+    let mut end = pin!(Follower::new(client, id, json_lines).until_end());
     if !interrupted {
         tokio::select! {
             end = &mut end => return end.map(Some),
