@@ -4,6 +4,7 @@
 //! (openat2(2), RESOLVE_BENEATH), nothing is decided by text. Links that stay inside are followed by [`Beneath::dir`]
 //! and [`Beneath::read`], and by nothing that writes.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -151,6 +152,83 @@ impl Beneath {
         Ok(here)
     }
 
+    /// Opens a directory beneath as a [`Beneath`] of its own, no link followed.
+    ///
+    /// # Errors
+    /// It is missing or no directory, or a part of the path is a link.
+    pub fn enter_plain(&self, path: &Path) -> Result<Self, BeneathError> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW;
+        self.resolve(path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map(|dir| Self { dir })
+    }
+
+    /// Makes one directory, with exactly this mode whatever the umask is; one that exists is opened as it is.
+    ///
+    /// # Errors
+    /// The name is not one plain name, or belongs to something else.
+    pub fn make_dir(&self, name: &OsStr, mode: u32) -> Result<Self, BeneathError> {
+        let path = self.one_name(name)?;
+        let made = match rustix::fs::mkdirat(&self.dir, path, Mode::from_raw_mode(mode)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(errno) => return Err(refused(path, errno)),
+        };
+        let dir = self.enter_plain(path)?;
+        if made {
+            dir.set_mode(mode)?;
+        }
+        Ok(dir)
+    }
+
+    /// Gives the directory itself this mode.
+    ///
+    /// # Errors
+    /// It is not the caller's.
+    pub fn set_mode(&self, mode: u32) -> Result<(), BeneathError> {
+        rustix::fs::fchmod(&self.dir, Mode::from_raw_mode(mode)).map_err(|errno| refused(Path::new("."), errno))
+    }
+
+    /// Makes a symbolic link in this directory; what it says is not looked at.
+    ///
+    /// # Errors
+    /// The name is not one plain name, or is taken.
+    pub fn make_link(&self, name: &OsStr, target: &Path) -> Result<(), BeneathError> {
+        let path = self.one_name(name)?;
+        rustix::fs::symlinkat(target, &self.dir, path).map_err(|errno| refused(path, errno))
+    }
+
+    /// Makes a further name in this directory for a regular file of `from`'s. A link gets none: what it says may lead
+    /// elsewhere from here. Only for directories that nobody else writes to: the file is looked at first.
+    ///
+    /// # Errors
+    /// A name is not one plain name, the file is missing or not regular (EINVAL), or the new name is taken.
+    pub fn make_hard_link(&self, name: &OsStr, from: &Self, file: &OsStr) -> Result<(), BeneathError> {
+        let (path, file) = (self.one_name(name)?, self.one_name(file)?);
+        let stat = rustix::fs::statat(&from.dir, file, AtFlags::SYMLINK_NOFOLLOW);
+        let mode = stat.map_err(|errno| refused(file, errno))?.st_mode;
+        if !rustix::fs::FileType::from_raw_mode(mode).is_file() {
+            return Err(refused(file, Errno::INVAL));
+        }
+        rustix::fs::linkat(&from.dir, file, &self.dir, path, AtFlags::empty()).map_err(|errno| refused(path, errno))
+    }
+
+    /// Follows a path to its end, links inside followed, and opens nothing: only whether it leads out.
+    ///
+    /// # Errors
+    /// It leads out, or to nothing.
+    pub fn follow(&self, path: &Path) -> Result<(), BeneathError> {
+        self.resolve(path, OFlags::PATH, Mode::empty(), ResolveFlags::empty()).map(drop)
+    }
+
+    /// A name without any separator, and neither `.` nor `..`: what the `*at` calls take without leaving the directory.
+    fn one_name<'n>(&self, name: &'n OsStr) -> Result<&'n Path, BeneathError> {
+        let path = Path::new(name);
+        let mut parts = path.components();
+        match (parts.next(), parts.next()) {
+            (Some(std::path::Component::Normal(only)), None) if only == name => Ok(path),
+            _ => Err(BeneathError::LeadsOut { path: path.to_owned() }),
+        }
+    }
+
     /// Removes a file. The link itself is removed where the last part is one.
     ///
     /// # Errors
@@ -242,6 +320,36 @@ mod tests {
         assert_eq!(std::fs::read_to_string(dir.path().join("secret")).unwrap(), "secret");
         beneath.remove_file(Path::new("out")).unwrap();
         assert!(dir.path().join("secret").exists());
+    }
+
+    #[test]
+    fn names_are_made_in_the_directory_itself() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tree();
+        let beneath = Beneath::open(&dir.path().join("in")).unwrap();
+        let name = OsStr::new;
+        let new = beneath.make_dir(name("new"), 0o775).unwrap();
+        assert_eq!(std::fs::metadata(dir.path().join("in/new")).unwrap().permissions().mode() & 0o7777, 0o775);
+        beneath.make_dir(name("new"), 0o700).unwrap();
+        new.make_link(name("link"), Path::new("../../secret")).unwrap();
+        let sub = beneath.enter_plain(Path::new("sub")).unwrap();
+        new.make_hard_link(name("hard"), &sub, name("file")).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("in/new/hard")).unwrap(), "plain");
+        assert!(matches!(beneath.follow(Path::new("new/link")), Err(BeneathError::LeadsOut { .. })));
+        beneath.follow(Path::new("good")).unwrap();
+        for wrong in ["..", ".", "", "a/b", "/etc", "new/", "../secret"] {
+            assert!(beneath.make_dir(name(wrong), 0o755).is_err(), "{wrong}");
+            assert!(beneath.make_link(name(wrong), Path::new("x")).is_err(), "{wrong}");
+            assert!(beneath.make_hard_link(name(wrong), &sub, name("file")).is_err(), "{wrong}");
+            assert!(beneath.make_hard_link(name("free"), &sub, name(wrong)).is_err(), "{wrong}");
+        }
+        let moved = beneath.make_hard_link(name("moved"), &new, name("link"));
+        assert_eq!(moved.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        for taken in ["up", "good", "hard"] {
+            assert!(beneath.make_dir(name(taken), 0o755).is_err(), "{taken}");
+            assert!(beneath.make_link(name(taken), Path::new("x")).is_err(), "{taken}");
+            assert!(beneath.enter_plain(Path::new(taken)).is_err(), "{taken}");
+        }
     }
 
     #[test]
