@@ -17,6 +17,7 @@
 #![allow(clippy::print_stderr, reason = "a skipped test says so aloud")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must stop there")]
 
+pub mod archive;
 pub mod netbed;
 pub mod origin;
 pub mod process;
@@ -26,6 +27,7 @@ pub mod stub;
 pub mod tls;
 pub mod wait;
 
+pub use archive::TarBytes;
 pub use netbed::NetBed;
 pub use origin::{HttpOrigin, TcpBehaviour, TcpOrigin};
 pub use process::{Output, Process, WorkDir, free_port, wait_for_port};

@@ -1,7 +1,7 @@
 //! `require!`: a test says what it needs of the machine. Absent, the test is skipped aloud; where the environment's
 //! `NEXUS_REQUIRE` names the need (or `all`), it fails instead.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What a test may need.
@@ -37,6 +37,8 @@ pub enum Need {
     Compiler,
     /// Python 3.
     Python,
+    /// The Debian root directory that `tools/test-rootfs.sh` makes.
+    Rootfs,
 }
 
 impl Need {
@@ -57,6 +59,7 @@ impl Need {
         Self::Kvm,
         Self::Compiler,
         Self::Python,
+        Self::Rootfs,
     ];
 
     /// The word for it in `NEXUS_REQUIRE`.
@@ -78,6 +81,7 @@ impl Need {
             Self::Kvm => "kvm",
             Self::Compiler => "compiler",
             Self::Python => "python",
+            Self::Rootfs => "rootfs",
         }
     }
 
@@ -104,8 +108,22 @@ impl Need {
             }
             Self::Compiler => runs("cc", &["--version"]).or_else(|| runs("make", &["--version"])),
             Self::Python => runs("python3", &["--version"]),
+            Self::Rootfs => {
+                let marker = test_rootfs().join(".complete");
+                (!marker.exists()).then(|| format!("no {}: tools/test-rootfs.sh makes it", marker.display()))
+            }
         }
     }
+}
+
+/// The Debian root directory for tests, where [`Need::Rootfs`] is met: `NEXUS_TEST_ROOTFS`, or the one in the cache folder.
+#[must_use]
+pub fn test_rootfs() -> PathBuf {
+    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    named("NEXUS_TEST_ROOTFS").unwrap_or_else(|| {
+        let cache = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")));
+        cache.unwrap_or_default().join("nexus-test-rootfs")
+    })
 }
 
 fn is_root() -> bool {
