@@ -29,7 +29,7 @@ use crate::drivers::{Engine, Owner};
 use crate::handle::Started;
 use crate::limits::Fence;
 use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess};
-use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, process};
+use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource, process};
 
 use args::{Arguments, Mask, PROXY_SOCKET};
 use root::Root;
@@ -54,6 +54,8 @@ pub(crate) struct Bwrap {
     program: PathBuf,
     owner: Owner,
     root: Root,
+    /// Its root is the host's /usr with an /etc of our own.
+    host_usr: bool,
     masks: Vec<Mask>,
     filter: OwnedFd,
     /// The prepared mount namespace, where the daemon is root.
@@ -96,7 +98,8 @@ impl Bwrap {
         } else {
             None
         };
-        Ok(Ok(Self { program, owner, root, masks, filter, pad }))
+        let host_usr = settings.root == RootSource::HostUsr;
+        Ok(Ok(Self { program, owner, root, host_usr, masks, filter, pad }))
     }
 
     /// Starts a run.

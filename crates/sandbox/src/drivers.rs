@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sys::cgroup::Cgroups;
@@ -45,6 +46,12 @@ pub enum RootSource {
     HostUsr,
     /// The top-level entries of this directory, read-only.
     Rootfs(PathBuf),
+    /// A directory that is not there yet. Until [`Drivers::root_arrived`] the driver is unhealthy for this reason: no run
+    /// gets another root in its place.
+    Awaited {
+        /// What is being waited for.
+        reason: String,
+    },
 }
 
 /// What the drivers are built from.
@@ -108,9 +115,18 @@ pub struct Owner {
 #[derive(Debug)]
 pub struct Drivers {
     engine: Engine,
-    bwrap: Result<Bwrap, String>,
+    bwrap: RwLock<Prepared>,
     sandbox_owner: Owner,
     bwrap_health: Mutex<Option<(Instant, Health)>>,
+}
+
+/// The bubblewrap driver as it is now.
+#[derive(Debug)]
+enum Prepared {
+    /// Ready, or why it cannot work here.
+    Done(Result<Arc<Bwrap>, String>),
+    /// Its root is on its way.
+    Awaits { settings: Box<DriverSettings>, reason: String },
 }
 
 /// What every driver needs: made once.
@@ -153,8 +169,35 @@ impl Drivers {
             own_dir,
             trials: AtomicU64::new(0),
         };
-        let bwrap = Bwrap::prepare(&settings, sandbox_owner, &engine.own_dir.0)?;
-        Ok(Self { engine, bwrap, sandbox_owner, bwrap_health: Mutex::new(None) })
+        let bwrap = match &settings.root {
+            RootSource::Awaited { reason } => {
+                let reason = reason.clone();
+                Prepared::Awaits { settings: Box::new(settings), reason }
+            }
+            _ => Prepared::Done(Bwrap::prepare(&settings, sandbox_owner, &engine.own_dir.0)?.map(Arc::new)),
+        };
+        Ok(Self { engine, bwrap: RwLock::new(bwrap), sandbox_owner, bwrap_health: Mutex::new(None) })
+    }
+
+    /// Says anew why the root that is awaited is not there. Nothing where none is awaited any more.
+    pub fn root_awaited(&self, why: String) {
+        if let Prepared::Awaits { reason, .. } = &mut *self.bwrap.write().unwrap_or_else(PoisonError::into_inner) {
+            *reason = why;
+        }
+    }
+
+    /// Takes the root that was awaited into use. Nothing where none is awaited any more.
+    ///
+    /// # Errors
+    /// As [`Drivers::new`]; the root is still awaited then.
+    pub fn root_arrived(&self, rootfs: PathBuf) -> Result<(), DriversError> {
+        let mut bwrap = self.bwrap.write().unwrap_or_else(PoisonError::into_inner);
+        if let Prepared::Awaits { settings, .. } = &*bwrap {
+            let settings = DriverSettings { root: RootSource::Rootfs(rootfs), ..(**settings).clone() };
+            let prepared = Bwrap::prepare(&settings, self.sandbox_owner, &self.engine.own_dir.0)?;
+            *bwrap = Prepared::Done(prepared.map(Arc::new));
+        }
+        Ok(())
     }
 
     /// Who must own a facility for this driver's commands to write there.
@@ -209,11 +252,11 @@ impl Drivers {
     }
 
     async fn bwrap_health(&self) -> Health {
-        let bwrap = match &self.bwrap {
+        let bwrap = match self.prepared() {
             Ok(bwrap) => bwrap,
             Err(reason) => {
                 let details = std::collections::BTreeMap::new();
-                return Health { healthy: false, version: String::new(), reason: Some(reason.clone()), details };
+                return Health { healthy: false, version: String::new(), reason: Some(reason), details };
             }
         };
         // Whoever asks meanwhile waits for the same result.
@@ -228,8 +271,15 @@ impl Drivers {
         health
     }
 
-    fn bwrap(&self) -> Result<&Bwrap, LaunchError> {
-        self.bwrap.as_ref().map_err(|reason| LaunchError::Unavailable { driver: bwrap::NAME, reason: reason.clone() })
+    fn bwrap(&self) -> Result<Arc<Bwrap>, LaunchError> {
+        self.prepared().map_err(|reason| LaunchError::Unavailable { driver: bwrap::NAME, reason })
+    }
+
+    fn prepared(&self) -> Result<Arc<Bwrap>, String> {
+        match &*self.bwrap.read().unwrap_or_else(PoisonError::into_inner) {
+            Prepared::Done(done) => done.clone(),
+            Prepared::Awaits { reason, .. } => Err(reason.clone()),
+        }
     }
 }
 

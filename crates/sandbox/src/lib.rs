@@ -26,6 +26,7 @@ mod host;
 mod layers;
 mod limits;
 mod process;
+pub mod rootfs;
 mod run;
 
 pub use cwd::{CwdError, WorkspaceCwd};

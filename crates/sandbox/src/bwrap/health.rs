@@ -17,9 +17,11 @@ use crate::{
 /// How long the trial may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Succeeds only where the loopback device is the one network device and no new privileges can be had.
-const TRIAL: &str =
-    "set -e; n=0; while read -r line; do n=$((n+1)); done < /proc/net/dev; test $n -eq 3; test ! -e /etc/shadow";
+/// Succeeds only where the loopback device is the one network device.
+const TRIAL: &str = "set -e; n=0; while read -r line; do n=$((n+1)); done < /proc/net/dev; test $n -eq 3";
+
+/// Succeeds only where the host's own /etc is not there; a rootfs has one of its own.
+const TRIAL_OF_HOST_USR: &str = "; test ! -e /etc/shadow";
 
 impl Bwrap {
     /// Runs the trial.
@@ -42,9 +44,10 @@ impl Bwrap {
     async fn trial(&self, engine: &Engine) -> Result<String, String> {
         let workspace = engine.trial_workspace().map_err(|error| error.to_string())?;
         let output = sys::pipe::pipe().map_err(|error| error.to_string())?;
+        let script = if self.host_usr { format!("{TRIAL}{TRIAL_OF_HOST_USR}") } else { TRIAL.to_owned() };
         let run = PreparedRun {
             name: RunName::parse(&engine.trial_name()).map_err(|error| error.to_string())?,
-            command: CommandLine::new("/bin/sh", TRIAL).map_err(|error| error.to_string())?,
+            command: CommandLine::new("/bin/sh", script).map_err(|error| error.to_string())?,
             cwd: WorkspaceCwd::default(),
             environment: Environment::default(),
             workspace: Workspace { host_dir: workspace, access: WorkspaceAccess::ReadOnly },

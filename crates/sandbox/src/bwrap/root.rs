@@ -4,13 +4,13 @@
 //! directory that no sandbox can write, and is mounted read-only.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use sys::beneath::Beneath;
 
-use super::args::Tree;
+use super::args::{INSIDE_ID, Tree};
 use crate::{DriverSettings, DriversError, RootSource};
 
 /// Mount points that every root has.
@@ -69,6 +69,13 @@ const OWN_ETC: &[(&str, &str)] = &[
     ("shells", "/bin/sh\n/bin/bash\n"),
 ];
 
+/// What the users and groups of a rootfs lack: ssh and others refuse to work for a user without a name.
+const OWN_NAMES: [(&str, &str); 2] =
+    [("etc/passwd", "nexus:x:1000:1000:nexus:/workspace:/bin/sh\n"), ("etc/group", "nexus:x:1000:\n")];
+
+/// A file of the rootfs that is as large as this is shown as it is.
+const MAX_ROOTFS_FILE: u64 = 4 * 1024 * 1024;
+
 /// ssh reaches its hosts through the proxy.
 const SSH_CONFIG: &str = "Host *\n    ProxyCommand /.nexus/nexus-init connect %h %p\n";
 
@@ -100,7 +107,11 @@ impl Root {
         write(&dir.join(".nexus/proxy.sock"), b"", 0o444)?;
         match &settings.root {
             RootSource::HostUsr => root.host_usr(settings)?,
-            RootSource::Rootfs(rootfs) => root.rootfs(rootfs)?,
+            RootSource::Rootfs(rootfs) => root.rootfs(rootfs, settings)?,
+            // Nobody builds a root before there is one.
+            RootSource::Awaited { reason } => {
+                return Err(failed(dir)(io::Error::new(io::ErrorKind::NotFound, reason.clone())));
+            }
         }
         for path in &settings.extra_ro_paths {
             root.extra(path)?;
@@ -139,7 +150,7 @@ impl Root {
         }
     }
 
-    fn rootfs(&mut self, rootfs: &Path) -> Result<(), DriversError> {
+    fn rootfs(&mut self, rootfs: &Path, settings: &DriverSettings) -> Result<(), DriversError> {
         let listing = fs::read_dir(rootfs).map_err(failed(rootfs))?;
         for entry in listing {
             let name = entry.map_err(failed(rootfs))?.file_name();
@@ -147,11 +158,47 @@ impl Root {
                 self.top_level(rootfs, &name)?;
             }
         }
-        if fs::symlink_metadata(rootfs.join("etc/ssh/ssh_config")).is_ok_and(|file| file.is_file()) {
-            let config = self.skeleton.join(".nexus/ssh_config");
-            write(&config, SSH_CONFIG.as_bytes(), 0o444)?;
-            self.trees.push(Tree { source: config, at: "/etc/ssh/ssh_config".into() });
+        let beneath = Beneath::open(rootfs).map_err(failed(rootfs))?;
+        if in_rootfs(&beneath, "etc/ssh/ssh_config").is_some() {
+            self.instead("/etc/ssh/ssh_config", SSH_CONFIG.as_bytes())?;
         }
+        for (name, line) in OWN_NAMES {
+            let text = in_rootfs(&beneath, name).filter(|text| !names_inside_id(text));
+            if let Some(mut text) = text {
+                if !text.ends_with(b"\n") {
+                    text.push(b'\n');
+                }
+                text.extend(line.as_bytes());
+                self.instead(&format!("/{name}"), &text)?;
+            }
+        }
+        settings.ca_bundle.as_deref().map_or(Ok(()), |bundle| self.certificates_of(&beneath, bundle))
+    }
+
+    /// Appends the operator's certificates to every bundle of the rootfs.
+    fn certificates_of(&mut self, rootfs: &Beneath, bundle: &Path) -> Result<(), DriversError> {
+        let more = fs::read(bundle).map_err(failed(bundle))?;
+        let mut added = false;
+        for name in BUNDLES {
+            let name = format!("etc/{name}");
+            if let Some(mut all) = in_rootfs(rootfs, &name) {
+                all.push(b'\n');
+                all.extend(&more);
+                self.instead(&format!("/{name}"), &all)?;
+                added = true;
+            }
+        }
+        if !added {
+            tracing::warn!("the sandboxes' root has no bundle of certificates that egress.ca_bundle could be added to");
+        }
+        Ok(())
+    }
+
+    /// Shows a file of our own in the place of one that the rootfs has.
+    fn instead(&mut self, at: &str, content: &[u8]) -> Result<(), DriversError> {
+        let own = self.skeleton.join(".nexus").join(at.trim_start_matches('/').replace('/', "-"));
+        write(&own, content, 0o444)?;
+        self.trees.push(Tree { source: own, at: at.into() });
         Ok(())
     }
 
@@ -179,6 +226,21 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// The content of a regular file of the rootfs that no link stands before: what is mounted there stays where it says.
+fn in_rootfs(rootfs: &Beneath, name: &str) -> Option<Vec<u8>> {
+    let path = Path::new(name);
+    rootfs.plain(path).ok()?;
+    let mut content = Vec::new();
+    let count = rootfs.read(path).ok()?.take(MAX_ROOTFS_FILE).read_to_end(&mut content).ok()?;
+    (u64::try_from(count).ok()? < MAX_ROOTFS_FILE).then_some(content)
+}
+
+/// Whether a file of users or groups has the id that commands run as.
+fn names_inside_id(text: &[u8]) -> bool {
+    let id = INSIDE_ID.to_string();
+    text.split(|byte| *byte == b'\n').any(|line| line.split(|byte| *byte == b':').nth(2) == Some(id.as_bytes()))
 }
 
 /// How deep directories of the host's /etc are copied.
@@ -290,6 +352,84 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> DriversError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn settings(root: &Path, ca_bundle: Option<PathBuf>) -> DriverSettings {
+        DriverSettings {
+            runtime_dir: "/nonexistent".into(),
+            bwrap_path: "bwrap".into(),
+            search_path: String::new(),
+            root: RootSource::Rootfs(root.to_owned()),
+            sandbox_user: "nexus-sandbox".into(),
+            extra_ro_paths: Vec::new(),
+            ca_bundle,
+        }
+    }
+
+    /// Its own top-level entries, and beside them files that stand in the place of some of its own.
+    #[test]
+    fn a_rootfs_gets_what_it_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let rootfs = dir.path().join("rootfs");
+        let bundle = dir.path().join("ca.pem");
+        fs::write(&bundle, "OPERATOR\n").unwrap();
+        for (name, text) in [
+            ("usr/bin/tool", ""),
+            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh"),
+            ("etc/group", "root:x:0:\nmine:x:1000:\n"),
+            ("etc/ssh/ssh_config", "Host *\n"),
+            ("etc/ssl/certs/ca-certificates.crt", "THEIRS\n"),
+            ("workspace/theirs", ""),
+            ("a-file", ""),
+        ] {
+            fs::create_dir_all(rootfs.join(name).parent().unwrap()).unwrap();
+            fs::write(rootfs.join(name), text).unwrap();
+        }
+        symlink("usr/bin", rootfs.join("bin")).unwrap();
+        let root = Root::build(&dir.path().join("skeleton"), &settings(&rootfs, Some(bundle))).unwrap();
+        assert_eq!(fs::read_link(root.skeleton.join("bin")).unwrap(), Path::new("usr/bin"));
+        assert!(!root.skeleton.join("a-file").exists());
+        let mut trees: Vec<_> = root.trees.iter().map(|tree| (tree.at.to_str().unwrap(), &tree.source)).collect();
+        trees.sort();
+        let places: Vec<_> = trees.iter().map(|(at, _)| *at).collect();
+        let own = ["/etc/passwd", "/etc/ssh/ssh_config", "/etc/ssl/certs/ca-certificates.crt"];
+        assert_eq!(places, ["/etc", own[0], own[1], own[2], "/usr"]);
+        let text = |place: usize| fs::read_to_string(trees[place].1).unwrap();
+        assert_eq!(text(1), "root:x:0:0:root:/root:/bin/sh\nnexus:x:1000:1000:nexus:/workspace:/bin/sh\n");
+        assert_eq!(text(2), SSH_CONFIG);
+        assert_eq!(text(3), "THEIRS\n\nOPERATOR\n");
+    }
+
+    /// A rootfs may hold links that lead to the host: nothing is read through them, and nothing mounted.
+    #[test]
+    fn links_of_a_rootfs_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rootfs, host) = (dir.path().join("rootfs"), dir.path().join("host"));
+        fs::create_dir_all(rootfs.join("usr")).unwrap();
+        fs::create_dir_all(host.join("ssh")).unwrap();
+        for name in ["passwd", "group", "ssh/ssh_config"] {
+            fs::write(host.join(name), "SECRET").unwrap();
+        }
+        symlink(&host, rootfs.join("etc")).unwrap();
+        let root = Root::build(&dir.path().join("skeleton"), &settings(&rootfs, None)).unwrap();
+        assert_eq!(root.trees, [Tree { source: rootfs.join("usr"), at: "/usr".into() }]);
+        // The same with each file a link.
+        fs::remove_file(rootfs.join("etc")).unwrap();
+        fs::create_dir(rootfs.join("etc")).unwrap();
+        for name in ["passwd", "group", "ssh"] {
+            symlink(host.join(name), rootfs.join("etc").join(name)).unwrap();
+        }
+        let root = Root::build(&dir.path().join("second"), &settings(&rootfs, None)).unwrap();
+        assert_eq!(root.trees.len(), 2, "{:?}", root.trees);
+    }
+
+    #[test]
+    fn the_inside_id_is_looked_for_in_its_column() {
+        assert!(names_inside_id(b"root:x:0:0\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\n"));
+        assert!(!names_inside_id(b"root:x:0:1000:1000:/root:/bin/sh\na:1000:10000:0\n"));
+        for (_, line) in OWN_NAMES {
+            assert!(names_inside_id(line.as_bytes()), "{line}");
+        }
+    }
 
     #[test]
     fn secret_places_are_refused() {

@@ -8,5 +8,6 @@ mod host;
 mod limits;
 mod network;
 mod output;
+mod rootfs;
 mod roots;
 mod speed;
