@@ -179,6 +179,12 @@ impl Drivers {
         Ok(Self { engine, bwrap: RwLock::new(bwrap), sandbox_owner, bwrap_health: Mutex::new(None) })
     }
 
+    /// Whether the root is still to come.
+    #[must_use]
+    pub fn awaits_root(&self) -> bool {
+        matches!(*self.bwrap.read().unwrap_or_else(PoisonError::into_inner), Prepared::Awaits { .. })
+    }
+
     /// Says anew why the root that is awaited is not there. Nothing where none is awaited any more.
     pub fn root_awaited(&self, why: String) {
         if let Prepared::Awaits { reason, .. } = &mut *self.bwrap.write().unwrap_or_else(PoisonError::into_inner) {

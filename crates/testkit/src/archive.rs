@@ -112,10 +112,10 @@ impl TarBytes {
     }
 }
 
-/// Packs bytes as `xz -1` would.
+/// Packs bytes as `xz -0` would.
 #[must_use]
 pub fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut writer = XzWriter::new(Vec::new(), XzOptions::with_preset(1)).unwrap();
+    let mut writer = XzWriter::new(Vec::new(), XzOptions::with_preset(0)).unwrap();
     writer.write_all(bytes).unwrap();
     writer.finish().unwrap()
 }

@@ -20,9 +20,6 @@ const PIECE: usize = 128 * 1024;
 /// Links whose way only the kernel can tell: a real tree has next to none.
 const MAX_WINDING: usize = 4096;
 
-/// A block of a tar archive; two of zeros end it.
-const BLOCK: u64 = 512;
-
 /// What a tree may have at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -56,6 +53,12 @@ pub enum UnpackError {
         /// What is wrong with it.
         why: String,
     },
+    /// The file unpacks to more than the whole tree may have.
+    #[error("it unpacks to more than {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
     /// The archive's file cannot be read.
     #[error("cannot read it: {0}")]
     Read(io::Error),
@@ -70,6 +73,14 @@ pub enum UnpackError {
     /// Whoever looked on wanted no more.
     #[error("interrupted")]
     Canceled,
+}
+
+impl UnpackError {
+    /// Whether it was the size alone.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::Refused { why: Refusal::TooLarge { .. }, .. })
+    }
 }
 
 /// What an archive came to.
@@ -104,7 +115,7 @@ pub(super) fn unpack(
         return Err(UnpackError::Broken { why: "it ends after a name without its entry".to_owned() });
     }
     let mut stream = archive.into_inner();
-    let marked = stream.trailing_zeros() >= BLOCK;
+    let marked = stream.ends_with_zeros();
     // To its end: only there does the decoder check that the file is whole.
     io::copy(&mut stream, &mut io::sink()).map_err(broken)?;
     if !marked {
@@ -322,6 +333,7 @@ impl From<BeneathError> for Trouble {
 fn broken(error: io::Error) -> UnpackError {
     match StreamFault::of(&error) {
         Some(StreamFault::Canceled) => UnpackError::Canceled,
+        Some(StreamFault::TooLarge { limit }) => UnpackError::TooLarge { limit: *limit },
         Some(fault) => UnpackError::Broken { why: fault.to_string() },
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             UnpackError::Broken { why: "it ends in the middle of an entry".to_owned() }

@@ -14,6 +14,9 @@ const PIECE: usize = 64 * 1024;
 /// How far the input may be ahead of the output. Blocks that hold next to nothing would fill the memory with their index.
 const MAX_AHEAD: u64 = 16 * 1024 * 1024;
 
+/// A block of a tar archive; its end is marked with blocks of zeros.
+const ZEROS: usize = 512;
+
 /// Why the stream ended early: carried inside an [`io::Error`] through the reader of the archive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum StreamFault {
@@ -51,8 +54,8 @@ pub(super) struct XzReader<'a, R> {
     cancel: &'a CancellationToken,
     /// Told the bytes of the file that have been decoded.
     progress: &'a mut dyn FnMut(u64),
-    /// Zero bytes at the end of what was read so far.
-    zeros: u64,
+    /// Zero bytes at the end of what was read so far, up to [`ZEROS`].
+    zeros: usize,
 }
 
 impl<'a, R: Read> XzReader<'a, R> {
@@ -72,9 +75,15 @@ impl<'a, R: Read> XzReader<'a, R> {
         }
     }
 
-    /// How many zero bytes the output ended with so far.
-    pub(super) fn trailing_zeros(&self) -> u64 {
-        self.zeros
+    /// Whether the output ended with a block of zeros so far.
+    pub(super) fn ends_with_zeros(&self) -> bool {
+        self.zeros >= ZEROS
+    }
+
+    fn count_zeros(&mut self, new: &[u8]) {
+        let zeros = new.iter().rev().take(ZEROS).take_while(|byte| **byte == 0).count();
+        let before = if zeros == new.len() { self.zeros } else { 0 };
+        self.zeros = (before + zeros).min(ZEROS);
     }
 
     fn refill(&mut self) -> io::Result<()> {
@@ -122,10 +131,7 @@ impl<R: Read> Read for XzReader<'_, R> {
             }
             let count = self.step(out)?;
             if count > 0 {
-                let new = out.get(..count).unwrap_or_default();
-                let zeros = new.iter().rev().take_while(|byte| **byte == 0).count();
-                let before = if zeros == count { self.zeros } else { 0 };
-                self.zeros = before + u64::try_from(zeros).unwrap_or(0);
+                self.count_zeros(out.get(..count).unwrap_or_default());
                 return Ok(count);
             }
         }
