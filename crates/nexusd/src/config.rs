@@ -41,8 +41,8 @@ pub use rules::MAX_SOCKET_NAME;
 pub use settings::{
     BwrapSettings, Config, ContainerSettings, DebugTapeSettings, EgressSettings, FacilitySettings, FirecrackerSettings,
     HeartbeatSettings, Jailer, LimitSettings, LogOverflowSettings, LogSettings, ObservabilitySettings,
-    OperatorSettings, Origin, PollSettings, RetentionSettings, RootfsArchive, RootfsSettings, Sha256Digest, Sourced,
-    TerritoryHeartbeatSettings, TlsSettings, Warning,
+    OperatorSettings, Origin, PollSettings, RetentionSettings, RootfsArchive, RootfsKeys, RootfsSettings, Sha256Digest,
+    Sourced, TerritoryHeartbeatSettings, TlsSettings, Warning,
 };
 pub use words::{
     Bridge, ContainerNetwork, ContainerProxyMode, ContainerRuntime, LogFormat, LogLevel, PullPolicy, SniPolicy,

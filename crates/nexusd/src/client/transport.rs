@@ -204,17 +204,29 @@ fn build(fixed: &Fixed, tls: &TlsSettings) -> Result<reqwest::Client, ClientErro
     {
         builder = builder.tcp_user_timeout(UNACKED_TIMEOUT);
     }
-    builder = match &fixed.proxy {
-        _ if is_loopback(&fixed.base) => builder.no_proxy(),
+    builder = with_proxy(builder, &fixed.base, &fixed.proxy)?;
+    builder = with_tls(builder, fixed, tls)?;
+    builder.build().map_err(|e| ClientError::Build { source: e.without_url() })
+}
+
+/// The way out to `base`: what it is for the mothership it is for every other server.
+///
+/// # Errors
+/// A proxy that cannot be used.
+pub(crate) fn with_proxy(
+    builder: reqwest::ClientBuilder,
+    base: &Url,
+    proxy: &ProxyChoice,
+) -> Result<reqwest::ClientBuilder, ClientError> {
+    Ok(match proxy {
+        _ if is_loopback(base) => builder.no_proxy(),
         ProxyChoice::Environment => builder,
         ProxyChoice::Direct => builder.no_proxy(),
         ProxyChoice::Url(url) => {
             let proxy = reqwest::Proxy::all(url).map_err(|e| ClientError::Proxy { source: e.without_url() })?;
             builder.no_proxy().proxy(proxy)
         }
-    };
-    builder = with_tls(builder, fixed, tls)?;
-    builder.build().map_err(|e| ClientError::Build { source: e.without_url() })
+    })
 }
 
 fn with_tls(

@@ -101,9 +101,18 @@ fn parse_http_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// An archive's address: `http` or `https`, without userinfo.
+/// An archive's address: `http` or `https`, without userinfo, or `file` with an absolute path of this machine.
 pub(super) fn archive_url(text: &str) -> Result<String, String> {
-    let url = parse_http_url(text)?;
+    if text.starts_with("file:") {
+        // Two slashes would make the first folder of the path a host.
+        let path = text.strip_prefix("file://").filter(|path| path.starts_with('/'));
+        let url = path.and_then(|_| Url::parse(text).ok()).filter(|url| url.to_file_path().is_ok());
+        return url
+            .map(String::from)
+            .ok_or_else(|| "must name an absolute path, such as file:///srv/root.tar.xz".to_owned());
+    }
+    let url = parse_http_url(text)
+        .map_err(|why| if why.starts_with("must begin") { format!("{why}, or with file:///") } else { why })?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not carry a user or password".to_owned());
     }
@@ -268,6 +277,28 @@ mod tests {
         assert_eq!(based.join("/conduits/v1/polls").as_str(), "https://m.example/nexus/conduits/v1/polls");
         assert_eq!(based.to_string(), "https://m.example/nexus");
         assert_eq!(plain.host_port(), ("m.example", 443));
+    }
+
+    #[test]
+    fn archives_come_from_the_network_or_from_a_file() {
+        for text in
+            ["https://a.example/x.tar.xz", "http://10.0.0.1:8080/x?y=1", "file:///srv/x.tar.xz", "file:///a%20b"]
+        {
+            assert_eq!(archive_url(text).as_deref(), Ok(text));
+        }
+        for text in [
+            "ftp://a.example/x",
+            "/srv/x.tar.xz",
+            "file://srv/x.tar.xz",
+            "file:srv/x",
+            "file:/srv/x",
+            "file://",
+            "https://user:pw@a.example/x",
+            "https://",
+            "",
+        ] {
+            assert!(archive_url(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -206,10 +206,19 @@ pub struct RootfsSettings {
 /// One pinned root archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootfsArchive {
-    /// `https`, or `http` (the digest decides): where the archive is. Without userinfo.
+    /// `https`, `http` (the digest decides) or `file`: where the archive is. Without userinfo.
     pub url: String,
     /// What it must hash to.
     pub sha256: Sha256Digest,
+}
+
+/// The names of the two keys of an archive, for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RootfsKeys {
+    /// Of its address.
+    pub url: &'static str,
+    /// Of its digest.
+    pub sha256: &'static str,
 }
 
 /// `container.*`
@@ -414,5 +423,15 @@ impl Config {
     #[must_use]
     pub fn rootfs_archive(&self) -> &RootfsArchive {
         if cfg!(target_arch = "aarch64") { &self.rootfs.arm64 } else { &self.rootfs.amd64 }
+    }
+
+    /// The two keys that say which archive that is.
+    #[must_use]
+    pub const fn rootfs_keys() -> RootfsKeys {
+        if cfg!(target_arch = "aarch64") {
+            RootfsKeys { url: "rootfs.arm64.url", sha256: "rootfs.arm64.sha256" }
+        } else {
+            RootfsKeys { url: "rootfs.amd64.url", sha256: "rootfs.amd64.sha256" }
+        }
     }
 }
