@@ -34,6 +34,7 @@ use crate::signals::Signals;
 
 mod beat;
 mod recover;
+mod root;
 
 /// How long flushing may take after the last directive has ended.
 const FLUSH_WITHIN: Duration = Duration::from_secs(10);
@@ -147,6 +148,9 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
     daemon.engine.check_health().await;
     for (profile, driver) in daemon.engine.missing_drivers() {
         warn!(%profile, %driver, "this build does not have the profile's driver: its directives are not asked for");
+    }
+    if daemon.engine.awaits_root() {
+        background.spawn(root::fetch(Arc::clone(&daemon), give_up.clone()));
     }
     recover::recover(&daemon, opened.leftovers, opened.set_aside).await;
     // Before the first poll: the mothership must know this start of the daemon before it leases anything to it.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use conduits::{DnsName, DriverKind, InstanceId, SandboxProfile};
@@ -185,6 +185,28 @@ impl Engine {
         }
     }
 
+    /// Whether the sandboxes' root is still to come.
+    pub fn awaits_root(&self) -> bool {
+        self.drivers.awaits_root()
+    }
+
+    /// Says why the root is still not there, in the driver's health.
+    pub async fn root_awaited(&self, why: String) {
+        self.drivers.root_awaited(why);
+        self.check_health().await;
+    }
+
+    /// Takes the root that was awaited into use.
+    ///
+    /// # Errors
+    /// As [`Drivers::new`].
+    pub async fn root_arrived(&self, root: PathBuf) -> Result<(), DriversError> {
+        // Mounts are made: a moment, once.
+        tokio::task::block_in_place(|| self.drivers.root_arrived(root))?;
+        self.check_health().await;
+        Ok(())
+    }
+
     /// The drivers that git steps run in.
     pub fn git_drivers(&self) -> &Drivers {
         self.git.as_ref().unwrap_or(&self.drivers)
@@ -310,7 +332,12 @@ pub fn doctors_drivers(config: Option<&Config>, around: &Surroundings, folder: &
     let built_in = config.is_none().then(|| Config::built_in(config::Platform::current(), &|_| None));
     let built_in = built_in.transpose().map_err(|error| error.to_string())?;
     let config = config.or(built_in.as_ref()).ok_or("there is no configuration")?;
-    Drivers::new(driver_settings(config, around, folder)).map_err(|error| error.to_string())
+    let mut settings = driver_settings(config, around, folder);
+    if matches!(settings.root, RootSource::Awaited { .. }) {
+        // Whether bubblewrap works here does not depend on the root, which has a row of its own.
+        settings.root = RootSource::HostUsr;
+    }
+    Drivers::new(settings).map_err(|error| error.to_string())
 }
 
 fn driver_settings(config: &Config, around: &Surroundings, state: &Path) -> DriverSettings {
@@ -318,7 +345,7 @@ fn driver_settings(config: &Config, around: &Surroundings, state: &Path) -> Driv
         runtime_dir: state.join("runtime"),
         bwrap_path: config.bwrap.bwrap_path.clone(),
         search_path: around.search_path.clone(),
-        root: config.bwrap.rootfs_path.clone().map_or(RootSource::HostUsr, RootSource::Rootfs),
+        root: crate::rootfs::source(config),
         sandbox_user: config.sandbox_user.clone(),
         extra_ro_paths: config.bwrap.extra_ro_paths.clone(),
         ca_bundle: config.egress.ca_bundle.clone(),

@@ -18,6 +18,7 @@ pub mod logs;
 pub mod observe;
 pub mod outbox;
 pub mod poll;
+pub mod rootfs;
 pub mod run;
 pub mod signals;
 

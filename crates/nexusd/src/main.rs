@@ -12,6 +12,7 @@ use nexusd::daemon::{self, Start};
 use nexusd::doctor::Subject;
 use nexusd::engine::{self, Surroundings};
 use nexusd::observe::log::LogHandle;
+use nexusd::rootfs::{self, Wanted};
 use nexusd::run::Scratch;
 use nexusd::signals::Signals;
 use nexusd::{VERSION, doctor, enroll, run};
@@ -53,10 +54,8 @@ fn dispatch(invocation: Invocation) -> Result<ExitCode> {
             Ok(code)
         }
         Invocation::RootfsEnsure { config } => {
-            load(&config)?;
-            anyhow::bail!(
-                "this build of nexusd does not fetch root file systems yet; set bwrap.rootfs_path, or leave it empty for the host's /usr"
-            )
+            let root = runtime()?.block_on(rootfs::command::run(&Wanted::of(&load(&config)?)))?;
+            say(&root.display().to_string())
         }
         Invocation::ConfigCheck { config } => {
             let loaded = load(&config)?;

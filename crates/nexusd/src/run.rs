@@ -21,6 +21,8 @@ use crate::directive::stop::StopSwitch;
 use crate::directive::{Order, carry_out};
 use crate::engine::{Engine, EngineError, Surroundings};
 use crate::logs::{LogTrouble, Logs};
+use crate::rootfs::progress::Audience;
+use crate::rootfs::{self, RootfsError, Wanted};
 use crate::signals::Signals;
 
 mod scratch;
@@ -67,6 +69,9 @@ pub enum RunError {
     /// What the command printed is lost, in part at least.
     #[error(transparent)]
     Output(LogTrouble),
+    /// The sandboxes' root.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
     /// Signals cannot be listened to.
     #[error("cannot listen to signals: {0}")]
     Signals(io::Error),
@@ -99,6 +104,12 @@ pub async fn run(
         config.operator.net_ceiling = NetMode::Unrestricted;
         config.min_free_bytes = 0;
     }
+    let mut signals = Signals::new().map_err(RunError::Signals)?;
+    if rootfs::is_wanted(&config) {
+        // A person is shown how far it is; a script gets the command's output alone.
+        let audience = Some(Audience::of_stderr()).filter(|audience| *audience != Audience::Lines);
+        rootfs::command::ensure_here(&Wanted::of(&config), audience, &mut signals).await?;
+    }
     let counters = Arc::default();
     let metrics = Arc::new(crate::engine::metrics(&counters));
     let give_up = CancellationToken::new();
@@ -112,7 +123,6 @@ pub async fn run(
     let logs = Logs::to_terminal(&engine.tasks, CancellationToken::new()).map_err(RunError::Terminal)?;
     let reporter = Reporter::Terminal(TerminalDesk::new(logs.clone()));
     let stop = StopSwitch::default();
-    let mut signals = Signals::new().map_err(RunError::Signals)?;
     {
         let mut line = Box::pin(carry_out(&engine, order, &reporter, &stop));
         tokio::select! {

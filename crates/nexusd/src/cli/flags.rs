@@ -104,7 +104,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RootfsCommand {
-    /// Fetch, verify and unpack it, unless it is there
+    /// Fetch, verify and unpack it, unless it is there; print where it is
     Ensure,
 }
 

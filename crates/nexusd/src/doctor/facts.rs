@@ -12,9 +12,13 @@ use super::kernel::Kernel;
 use super::mothership::{self, Contact};
 use super::programs::{Ran, VERSION_TIMEOUT, run};
 use crate::config::{Config, ConfigError, ContainerRuntime, Platform};
+use crate::rootfs::{self, Wanted};
 
 /// Longest wait for a functional check.
 const FUNCTIONAL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest wait for the server of the pinned root.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whom to examine.
 #[derive(Debug)]
@@ -47,12 +51,27 @@ pub(super) struct Facts {
     pub(super) container: Container,
     /// The work_dir, or what there is of its path, and the free bytes there.
     pub(super) disk: Result<(PathBuf, u64), String>,
-    /// The configured root directory of sandboxes and whether it is one.
+    /// Whether the configured root directory of sandboxes is one.
     pub(super) root_is_there: bool,
+    /// The pinned root, where it is wanted.
+    pub(super) pinned_root: Option<PinnedRoot>,
     pub(super) credentials: Credentials,
     pub(super) contact: Contact,
     /// Unix seconds.
     pub(super) now: i64,
+}
+
+/// How it stands with the pinned root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PinnedRoot {
+    /// Unpacked here, whole.
+    There(PathBuf),
+    /// Not here; it could be fetched now, and has this many bytes where the server says so.
+    ToBeFetched { url: String, bytes: Option<u64> },
+    /// Not here, and it could not be fetched now.
+    OutOfReach { url: String, why: String },
+    /// The folder cannot be used.
+    Unusable(String),
 }
 
 /// What came of running a container.
@@ -110,6 +129,7 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
         container: Container::NotAsked,
         disk: free_space(config.map_or(Path::new("."), |config| &config.work_dir)),
         root_is_there: config.and_then(|c| c.bwrap.rootfs_path.as_ref()).is_some_and(|root| root.join("usr").is_dir()),
+        pinned_root: None,
         credentials: config.map_or(Credentials::None, |config| credentials::read(&config.tls)),
         contact: Contact::NotAsked("no configuration file".to_owned()),
         now: jiff::Timestamp::now().as_second(),
@@ -127,7 +147,16 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
     let socat = config.map_or(OsStr::new("socat"), |config| config.bwrap.socat_path.as_os_str());
     let engine = OsStr::new(facts.engine_name());
     let (needs_bwrap, needs_container) = (facts.needs_bwrap(), facts.needs_container());
-    (facts.git, facts.bwrap, facts.socat, facts.engine, facts.bwrap_health, facts.container, facts.contact) = tokio::join!(
+    (
+        facts.git,
+        facts.bwrap,
+        facts.socat,
+        facts.engine,
+        facts.bwrap_health,
+        facts.container,
+        facts.contact,
+        facts.pinned_root,
+    ) = tokio::join!(
         run(OsStr::new("git"), &["--version"], VERSION_TIMEOUT),
         run(bwrap, &["--version"], VERSION_TIMEOUT),
         run(socat, &["-V"], VERSION_TIMEOUT),
@@ -135,8 +164,25 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
         health(needs_bwrap, drivers),
         container(needs_container, engine, facts.image()),
         contact(config, facts.config_error.is_some()),
+        pinned_root(config),
     );
     facts
+}
+
+/// Whether the root is there, else whether it could be fetched: one byte is asked for.
+async fn pinned_root(config: Option<&Config>) -> Option<PinnedRoot> {
+    let wanted = Wanted::of(config.filter(|config| rootfs::is_wanted(config))?);
+    match wanted.find() {
+        Ok(Some(root)) => return Some(PinnedRoot::There(root)),
+        Ok(None) => {}
+        Err(error) => return Some(PinnedRoot::Unusable(error.to_string())),
+    }
+    let asked = rootfs::reachable(&wanted, REACH_TIMEOUT).await;
+    let url = wanted.url;
+    Some(match asked {
+        Ok(bytes) => PinnedRoot::ToBeFetched { url, bytes },
+        Err(why) => PinnedRoot::OutOfReach { url, why },
+    })
 }
 
 async fn health(needed: bool, drivers: Result<&Drivers, String>) -> Option<Result<Health, String>> {

@@ -3,12 +3,12 @@
 use conduits::{DriverKind, SandboxProfile};
 
 use super::credentials::Credentials;
-use super::facts::{Container, Facts};
+use super::facts::{Container, Facts, PinnedRoot};
 use super::is_built;
 use super::mothership::Contact;
 use super::programs::Ran;
 use super::report::Row;
-use crate::config::{Bridge, ContainerRuntime, Platform};
+use crate::config::{Bridge, Config, ContainerRuntime, Platform};
 
 /// A certificate that ends within this many seconds is worth a warning: renewal should have replaced it.
 const EXPIRES_SOON: i64 = 5 * 86_400;
@@ -159,7 +159,13 @@ fn bwrap_functional(facts: &Facts) -> Row {
     let name = "bwrap_functional";
     match &facts.bwrap_health {
         None => Row::skip(name, unneeded(facts)),
-        Some(Ok(health)) if health.healthy => Row::pass(name, "sandbox invocation succeeded"),
+        Some(Ok(health)) if health.healthy => {
+            let detail = match facts.pinned_root {
+                None | Some(PinnedRoot::There(_)) => "sandbox invocation succeeded",
+                Some(_) => "sandbox invocation succeeded, over the host's /usr (see rootfs)",
+            };
+            Row::pass(name, detail)
+        }
         Some(Ok(health)) => {
             let reason = health.reason.as_deref().unwrap_or("the sandbox did not start");
             Row::fail(name, reason, "mend the failed rows above; then nexusd run -- true shows the whole error")
@@ -260,12 +266,30 @@ fn rootfs(facts: &Facts) -> Row {
             format!("{} is no root directory: no usr in it", path.display()),
             "correct bwrap.rootfs_path, or leave it out",
         ),
-        None if config.rootfs.auto => Row::warn(
+        None => match &facts.pinned_root {
+            Some(root) => pinned_root(name, root),
+            None => Row::pass(name, "the host's /usr, read-only"),
+        },
+    }
+}
+
+fn pinned_root(name: &'static str, root: &PinnedRoot) -> Row {
+    let keys = Config::rootfs_keys();
+    match root {
+        PinnedRoot::There(path) => Row::pass(name, format!("{} (rootfs.auto)", path.display())),
+        PinnedRoot::ToBeFetched { url, bytes } => {
+            let size = bytes.map(|bytes| format!(", {} MiB", bytes.div_ceil(1 << 20))).unwrap_or_default();
+            let detail = format!("not fetched yet: {url}{size}");
+            Row::warn(name, detail, "nexusd rootfs ensure fetches it now; the daemon does it when it starts")
+        }
+        PinnedRoot::OutOfReach { url, why } => Row::fail(
             name,
-            "pinned Ubuntu 24.04 (rootfs.auto)",
-            "nexusd rootfs ensure fetches it now rather than at the first start",
+            format!("not fetched yet, and out of reach: {url}: {why}"),
+            format!("let this host reach it (proxy_url), or set {} to a mirror or to a file:///", keys.url),
         ),
-        None => Row::pass(name, "the host's /usr, read-only"),
+        PinnedRoot::Unusable(why) => {
+            Row::fail(name, format!("rootfs.cache_dir: {why}"), "correct rootfs.cache_dir or its owner and mode")
+        }
     }
 }
 

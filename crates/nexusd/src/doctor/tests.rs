@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sandbox::Health;
 
 use super::credentials::Credentials;
-use super::facts::{Container, Facts};
+use super::facts::{Container, Facts, PinnedRoot};
 use super::kernel::Kernel;
 use super::mothership::Contact;
 use super::programs::Ran;
@@ -59,6 +59,7 @@ fn good() -> Facts {
         container: Container::Works,
         disk: Ok((PathBuf::from("/var/lib/nexusd"), 42 << 30)),
         root_is_there: false,
+        pinned_root: None,
         credentials: Credentials::None,
         contact: Contact::NotAsked("no configuration file".to_owned()),
         now: 1_800_000_000,
@@ -195,6 +196,10 @@ fn single_facts() {
     let base = || Facts { config: with(""), contact: Contact::Answered { ahead_seconds: None }, ..good() };
     let skew = |ahead| Facts { contact: Contact::Answered { ahead_seconds: Some(ahead) }, ..base() };
     let ends = |not_after| Facts { credentials: Credentials::Pair { not_before: 0, not_after }, ..base() };
+    let url = || "https://a.example/root.tar.xz".to_owned();
+    let pinned = |root, name: &str| {
+        row(&Facts { config: with("rootfs: {auto: true}"), pinned_root: Some(root), ..base() }, name)
+    };
     let day = 86_400;
     let table = [
         ("podman missing, nothing configured", row(&Facts { engine: Ran::Missing, ..good() }, "podman")),
@@ -268,7 +273,17 @@ fn single_facts() {
                 "tls",
             ),
         ),
-        ("pinned root", row(&Facts { config: with("rootfs: {auto: true}"), ..base() }, "rootfs")),
+        ("pinned root, there", pinned(PinnedRoot::There("/var/cache/0123/root".into()), "rootfs")),
+        (
+            "pinned root, to be fetched",
+            pinned(PinnedRoot::ToBeFetched { url: url(), bytes: Some(200 << 20) }, "rootfs"),
+        ),
+        (
+            "the sandbox of the check meanwhile",
+            pinned(PinnedRoot::ToBeFetched { url: url(), bytes: None }, "bwrap_functional"),
+        ),
+        ("pinned root, out of reach", pinned(PinnedRoot::OutOfReach { url: url(), why: "dns error".into() }, "rootfs")),
+        ("pinned root, folder of another", pinned(PinnedRoot::Unusable("/x belongs to uid 7".into()), "rootfs")),
         (
             "own root",
             row(&Facts { config: with("bwrap: {rootfs_path: /srv/root}"), root_is_there: true, ..base() }, "rootfs"),

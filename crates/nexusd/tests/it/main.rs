@@ -14,6 +14,7 @@ mod logs;
 mod other_servers;
 mod outbox;
 mod preparing;
+mod rootfs;
 mod run;
 mod starting;
 mod stopping;
