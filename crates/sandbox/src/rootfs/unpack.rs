@@ -358,3 +358,62 @@ fn parent_of(at: &Path) -> &Path {
 fn name_of(at: &Path) -> &OsStr {
     at.file_name().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use testkit::TarBytes;
+    use testkit::archive::listing;
+
+    use super::*;
+
+    /// A path of few names, so that entries meet each other: `a/b`, `../b`, `/a/../b`.
+    fn path(names: &'static str) -> impl Strategy<Value = String> {
+        proptest::string::string_regex(names).expect("a pattern")
+    }
+
+    fn entry() -> impl Strategy<Value = (u8, String, String)> {
+        let plain = || path("[ab](/[ab]){0,3}");
+        let upwards = path("\\.\\.(/\\.\\.){0,2}(/[ab]){0,2}");
+        let any = path("/?([ab]|\\.\\.)(/([ab]|\\.\\.)){0,4}");
+        (prop::sample::select(&b"051222"[..]), plain(), prop_oneof![plain(), upwards, any])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// Whatever an archive is made of, and even if entries that are refused were left out and the others taken:
+        /// nothing outside of the tree is touched, and no link of a tree that is finished leads out, as the kernel sees it.
+        #[test]
+        fn no_archive_leads_out(entries in proptest::collection::vec(entry(), 1..16)) {
+            let dir = tempfile::tempdir().unwrap();
+            for folder in ["tree", "a/b", "b"] {
+                std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+            }
+            let outside = || {
+                let all = listing(dir.path()).into_iter();
+                all.filter(|line| !line.starts_with("tree/")).collect::<Vec<_>>()
+            };
+            let before = outside();
+            let tar = entries.iter().fold(TarBytes::new(), |tar, (kind, name, target)| {
+                let content: &[u8] = if *kind == b'0' { b"planted" } else { b"" };
+                tar.entry(*kind, name, target, 0o755, content)
+            });
+            let top = Beneath::open(&dir.path().join("tree")).unwrap();
+            let mut tree = Tree::new(&top, Bounds::default());
+            for entry in Archive::new(&tar.tar()[..]).entries().unwrap().raw(true) {
+                tree.take(&mut entry.unwrap(), Extensions::default()).ok();
+            }
+            let finished = tree.finish();
+            prop_assert_eq!(outside(), before);
+            if finished.is_ok() {
+                for line in listing(&dir.path().join("tree")) {
+                    if let Some((link, _)) = line.split_once(" -> ") {
+                        let out = matches!(top.follow(Path::new(link)), Err(BeneathError::LeadsOut { .. }));
+                        prop_assert!(!out, "{} of {:?}", line, entries);
+                    }
+                }
+            }
+        }
+    }
+}

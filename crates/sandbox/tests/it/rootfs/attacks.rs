@@ -101,6 +101,40 @@ fn a_directory_beneath_a_link_that_the_archive_planted() {
     attack(through("door"), "door/a/b: an entry beneath a link or file that the archive holds too", through("another"));
 }
 
+/// The link leads to a directory that is there: nothing is made in it by this name.
+#[test]
+fn a_file_beneath_a_link_to_a_directory_of_the_tree() {
+    let through = |link: &str| TarBytes::new().dir("real", 0o755).link(link, "real").file("door/planted", 0o644, b"x");
+    attack(
+        through("door"),
+        "door/planted: an entry beneath a link or file that the archive holds too",
+        through("another"),
+    );
+}
+
+/// By its name this link lies deep enough for what it says; where it really is, it leads out.
+#[test]
+fn a_link_that_lies_less_deep_than_its_name() {
+    let links = |door: &str| {
+        TarBytes::new().dir("real", 0o755).link(door, "../../real").link("a/b/door/out", "../../../victim")
+    };
+    attack(
+        links("a/b/door"),
+        "a/b/door/out: an entry beneath a link or file that the archive holds too",
+        links("a/b/another"),
+    );
+}
+
+#[test]
+fn a_file_beneath_a_file() {
+    let beneath = |name: &str| file(name).file("door/planted", 0o644, b"x");
+    attack(
+        beneath("door"),
+        "door/planted: an entry beneath a link or file that the archive holds too",
+        beneath("other"),
+    );
+}
+
 #[test]
 fn a_link_in_the_place_of_a_directory() {
     let replaced = |name: &str| TarBytes::new().dir("etc", 0o755).link(name, "usr").file("etc/x", 0o644, b"");

@@ -151,6 +151,43 @@ fn a_damaged_archive_is_refused() {
     }
 }
 
+/// The CRC-32 of `.xz` headers, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
+/// A header may ask for a dictionary of 4 GiB: it is refused before anything is allocated.
+#[test]
+fn memory_for_the_decoder_is_bounded() {
+    let bed = Bed::new();
+    let with_dictionary = |size: u8| {
+        let mut archive = honest().tar_xz();
+        // After the stream's header of 12 bytes: the block's, which ends with its CRC.
+        let length = (usize::from(archive[12]) + 1) * 4;
+        let filter = archive[12..12 + length].windows(2).position(|pair| pair == [0x21, 1]).unwrap();
+        archive[12 + filter + 2] = size;
+        let crc = crc32(&archive[12..12 + length - 4]);
+        archive[12 + length - 4..12 + length].copy_from_slice(&crc.to_le_bytes());
+        archive
+    };
+    let said = bed.refused(&with_dictionary(40));
+    assert!(said.contains("memory"), "{said}");
+    // The control: 64 MiB, as `xz -9` asks for.
+    bed.install(&with_dictionary(28)).unwrap();
+}
+
+/// Streams that hold nothing come to nothing: the decoder does not read them for ever.
+#[test]
+fn a_file_of_nothing_but_frames_is_given_up() {
+    let bed = Bed::new();
+    let nothing = xz(b"");
+    let many = nothing.repeat((17 << 20) / nothing.len());
+    assert_eq!(bed.refused(&many), "it is not a whole .xz file: it holds next to nothing");
+    let few = [nothing.repeat(1000), honest().tar_xz()].concat();
+    bed.install(&few).expect("the control");
+}
+
 #[test]
 fn several_streams_in_one_file_are_one_archive() {
     let bed = Bed::new();
