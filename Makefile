@@ -19,7 +19,7 @@ demo: build ## run the whole system on this machine and watch six directives (KE
 	@KEEP='$(KEEP)' tools/demo.sh
 
 .PHONY: test
-test: bootstrap-run ## run every test; missing packages and Rust are installed first
+test: bootstrap-test ## run every test; missing packages and Rust are installed first
 	@tools/test.sh
 
 .PHONY: build
@@ -60,6 +60,6 @@ clean: ## remove what was built here
 	@rm -rf dist nexusd mothership
 	@$(CARGO) clean
 
-.PHONY: bootstrap-build bootstrap-check bootstrap-run
-bootstrap-build bootstrap-check bootstrap-run: bootstrap-%:
+.PHONY: bootstrap-build bootstrap-check bootstrap-run bootstrap-test
+bootstrap-build bootstrap-check bootstrap-run bootstrap-test: bootstrap-%:
 	@tools/bootstrap.sh $*

@@ -5,15 +5,18 @@
 #   tools/bootstrap.sh build    what compiling needs: a C compiler, libc's headers and archive, git, Rust
 #   tools/bootstrap.sh check    the same, and clippy and rustfmt
 #   tools/bootstrap.sh run      the same as build, and what sandboxes need: bubblewrap, socat, user namespaces
+#   tools/bootstrap.sh test     the same as run, and the tools that the compatibility tests use inside a sandbox: Node,
+#                               a JDK, Go, … (some 700 MB). Where they cannot be installed those tests skip themselves.
 #
 # Packages come by apt-get (with sudo where it is not run by root), Rust by rustup into ~/.cargo (no shell profile is
-# touched; where rustup is already, its default stays and this folder gets a toolchain of its own). cargo-nextest is not installed: it takes ten minutes to compile, and tools/test.sh does without it.
+# touched; where rustup is already, its default stays and this folder gets a toolchain of its own). cargo-nextest is not
+# installed: it takes ten minutes to compile, and tools/test.sh does without it.
 set -eu
 cd "$(dirname "$0")/.."
 
 purpose=${1:-run}
-case $purpose in build | check | run) ;; *)
-    echo "usage: tools/bootstrap.sh build|check|run" >&2
+case $purpose in build | check | run | test) ;; *)
+    echo "usage: tools/bootstrap.sh build|check|run|test" >&2
     exit 2
     ;;
 esac
@@ -46,8 +49,10 @@ outdated() { [ "$(version_number)" -lt "$wanted_number" ]; }
 
 # --- packages -------------------------------------------------------------------------------------------------------
 
-missing=''
+missing='' # what has to be there
+wanted_too='' # what only some tests use
 need_command() { have "$1" || missing="$missing $2"; }
+want_program() { [ -x "/usr/bin/$1" ] || [ -x "/usr/local/bin/$1" ] || wanted_too="$wanted_too $2"; }
 need_file() { # a glob, the package that brings it
     for found in $1; do
         [ -e "$found" ] && return
@@ -63,17 +68,40 @@ if [ "$(uname -s)" = Linux ]; then
     need_file '/usr/lib/*/libc.a /usr/lib/libc.a /usr/lib64/libc.a' libc6-dev
     need_file '/etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt' ca-certificates
     ! outdated || have rustup || need_command curl curl
-    if [ "$purpose" = run ]; then
+    if [ "$purpose" = run ] || [ "$purpose" = test ]; then
         need_command bwrap bubblewrap
         need_command socat socat
         need_command ip iproute2
         need_command setpriv util-linux
     fi
+    if [ "$purpose" = test ]; then
+        # Looked for where sandboxes have them: what somebody keeps in a home is not there.
+        want_program python3 python3
+        ls /usr/lib/python3*/ensurepip >/dev/null 2>&1 || wanted_too="$wanted_too python3-venv"
+        want_program node nodejs
+        want_program npm npm
+        want_program javac default-jdk-headless
+        want_program go golang-go
+        want_program perl perl
+        want_program xz xz-utils
+        want_program ssh openssh-client
+        want_program sqlite3 sqlite3
+        want_program gdb gdb
+        want_program strace strace
+        want_program ps procps
+        want_program less less
+    fi
 fi
 
-if [ -n "$missing" ]; then
+can_install() { have apt-get && { [ "$(id -u)" = 0 ] || have sudo; }; }
+if [ -n "$wanted_too" ] && ! can_install; then
+    say "missing here:$wanted_too (Debian's names). The tests that use them will skip themselves"
+    wanted_too=''
+fi
+
+if [ -n "$missing$wanted_too" ]; then
     have apt-get || die "missing here:$missing (Debian's names). Install them with this system's package tool, then try again"
-    say "installing:$missing"
+    say "installing:$missing$wanted_too"
     apt() {
         # The lock of another apt-get and a network that stumbles are waited for, with a bound.
         as_root timeout 600 env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
@@ -81,7 +109,10 @@ if [ -n "$missing" ]; then
     }
     apt update || say "apt-get update failed; trying with the package lists that are here"
     # shellcheck disable=SC2086 # a list of words
-    apt install --no-install-recommends $missing || die "apt-get could not install:$missing"
+    [ -z "$missing" ] || apt install --no-install-recommends $missing || die "apt-get could not install:$missing"
+    # shellcheck disable=SC2086 # a list of words
+    [ -z "$wanted_too" ] || apt install --no-install-recommends $wanted_too ||
+        say "apt-get could not install:$wanted_too. The tests that use them will skip themselves"
 fi
 
 # --- Rust -----------------------------------------------------------------------------------------------------------
@@ -116,7 +147,7 @@ fi
 
 # --- user namespaces ------------------------------------------------------------------------------------------------
 
-[ "$purpose" = run ] && [ "$(uname -s)" = Linux ] || exit 0
+{ [ "$purpose" = run ] || [ "$purpose" = test ]; } && [ "$(uname -s)" = Linux ] || exit 0
 
 # The smallest sandbox, as an ordinary user: as root nexusd drops to one before it starts bubblewrap.
 sandbox_works() {

@@ -39,6 +39,32 @@ pub enum Need {
     Python,
     /// The Debian root directory that `tools/test-rootfs.sh` makes.
     Rootfs,
+    /// Python 3 beneath `/usr`, with venv and the pip that it brings.
+    Venv,
+    /// Node and npm beneath `/usr`.
+    Node,
+    /// A Java compiler and run-time beneath `/usr`.
+    Java,
+    /// A Go toolchain beneath `/usr`.
+    Go,
+    /// cargo and rustc of one toolchain, wherever it is.
+    Rust,
+    /// Perl beneath `/usr`.
+    Perl,
+    /// tar, gzip and xz beneath `/usr`.
+    Archivers,
+    /// OpenSSH's client and ssh-keygen beneath `/usr`.
+    Ssh,
+    /// The sqlite3 shell beneath `/usr`.
+    Sqlite,
+    /// gdb and strace beneath `/usr`.
+    Debuggers,
+    /// ps beneath `/usr`.
+    Procps,
+    /// less beneath `/usr`.
+    Pager,
+    /// systemd-analyze.
+    Systemd,
 }
 
 impl Need {
@@ -60,6 +86,19 @@ impl Need {
         Self::Compiler,
         Self::Python,
         Self::Rootfs,
+        Self::Venv,
+        Self::Node,
+        Self::Java,
+        Self::Go,
+        Self::Rust,
+        Self::Perl,
+        Self::Archivers,
+        Self::Ssh,
+        Self::Sqlite,
+        Self::Debuggers,
+        Self::Procps,
+        Self::Pager,
+        Self::Systemd,
     ];
 
     /// The word for it in `NEXUS_REQUIRE`.
@@ -82,6 +121,19 @@ impl Need {
             Self::Compiler => "compiler",
             Self::Python => "python",
             Self::Rootfs => "rootfs",
+            Self::Venv => "venv",
+            Self::Node => "node",
+            Self::Java => "java",
+            Self::Go => "go",
+            Self::Rust => "rust",
+            Self::Perl => "perl",
+            Self::Archivers => "archivers",
+            Self::Ssh => "ssh",
+            Self::Sqlite => "sqlite",
+            Self::Debuggers => "debuggers",
+            Self::Procps => "procps",
+            Self::Pager => "pager",
+            Self::Systemd => "systemd",
         }
     }
 
@@ -112,6 +164,22 @@ impl Need {
                 let marker = test_rootfs().join(".complete");
                 (!marker.exists()).then(|| format!("no {}: tools/test-rootfs.sh makes it", marker.display()))
             }
+            Self::Venv => each_beneath_usr(&[("python3", &["-c", "import venv, ensurepip"])]),
+            Self::Node => each_beneath_usr(&[("node", &["--version"]), ("npm", &["--version"])]),
+            Self::Java => each_beneath_usr(&[("javac", &["-version"]), ("java", &["-version"])]),
+            Self::Go => each_beneath_usr(&[("go", &["version"])]),
+            Self::Rust => runs("cargo", &["--version"]).or_else(|| runs("rustc", &["--print", "sysroot"])),
+            Self::Perl => each_beneath_usr(&[("perl", &["-MPOSIX", "-e", "1"])]),
+            Self::Archivers => {
+                each_beneath_usr(&[("tar", &["--version"]), ("gzip", &["--version"]), ("xz", &["--version"])])
+            }
+            // ssh-keygen has no way to a good end that does nothing.
+            Self::Ssh => each_beneath_usr(&[("ssh", &["-V"]), ("which", &["ssh-keygen"])]),
+            Self::Sqlite => each_beneath_usr(&[("sqlite3", &["-version"])]),
+            Self::Debuggers => each_beneath_usr(&[("gdb", &["--version"]), ("strace", &["-V"])]),
+            Self::Procps => each_beneath_usr(&[("ps", &["--version"])]),
+            Self::Pager => each_beneath_usr(&[("less", &["--version"])]),
+            Self::Systemd => runs("systemd-analyze", &["--version"]),
         }
     }
 }
@@ -130,10 +198,23 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Where sandboxes look for programs: what a user has in a folder of their own is not there.
+const SANDBOX_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why one of the programs does not run to a good end from where sandboxes look for it.
+fn each_beneath_usr(programs: &[(&str, &[&str])]) -> Option<String> {
+    programs.iter().find_map(|(program, arguments)| {
+        ended(program, Command::new(program).args(*arguments).env("PATH", SANDBOX_PATH))
+    })
+}
+
 /// Why the program does not run to a good end.
 fn runs(program: &str, arguments: &[&str]) -> Option<String> {
-    let run = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-    match run {
+    ended(program, Command::new(program).args(arguments))
+}
+
+fn ended(program: &str, command: &mut Command) -> Option<String> {
+    match command.stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => None,
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stderr);
