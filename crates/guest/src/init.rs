@@ -51,6 +51,8 @@ pub(crate) fn supervise(mode: Mode) -> i32 {
     os::set_not_dumpable();
     if mode == Mode::Sandbox {
         os::die_with_parent();
+        // The daemon's own may be tighter; what a command builds and packs would get other modes than elsewhere.
+        os::set_customary_umask();
     } else {
         // End of file on the control socket says that the daemon is gone; then the tree is killed, and not before.
         os::live_without_parent();

@@ -93,6 +93,8 @@ fn build(stage: &Path, entries: &[Entry]) -> Result<OwnedFd, NamespaceError> {
     if unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) } != 0 {
         return Err(failed("making a mount namespace for", stage)(io::Error::last_os_error()));
     }
+    // Also this thread's own now. The mount points are looked up by whoever enters, whatever the daemon keeps to itself.
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     // Slave: what the host mounts later in a bound tree is seen here, nothing from here is seen by the host.
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slave).map_err(|errno| failed("detaching", Path::new("/"))(errno.into()))?;

@@ -106,6 +106,7 @@ unsafe extern "C" {
     fn getrusage(who: c_int, usage: *mut RUsage) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn setsid() -> c_int;
+    fn umask(mask: c_uint) -> c_uint;
     fn dup2(old: c_int, new: c_int) -> c_int;
     fn chdir(path: *const c_char) -> c_int;
     fn poll(fds: *mut PollFd, count: c_ulong, timeout: c_int) -> c_int;
@@ -130,6 +131,12 @@ pub(crate) fn set_not_dumpable() {
 pub(crate) fn set_dumpable() {
     // SAFETY: no memory is passed.
     unsafe { prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) };
+}
+
+/// The customary mask: files that a command makes are readable by all and writable by their owner.
+pub(crate) fn set_customary_umask() {
+    // SAFETY: no memory is passed.
+    unsafe { umask(0o022) };
 }
 
 pub(crate) fn die_with_parent() {

@@ -227,7 +227,7 @@ impl Root {
         check_extra(path).map_err(|reason| DriversError::ExtraPath { path: path.to_owned(), reason })?;
         let below = path.strip_prefix("/").unwrap_or(path);
         if !path.starts_with("/usr") {
-            fs::create_dir_all(self.skeleton.join(below)).map_err(failed(path))?;
+            make_dir(&self.skeleton.join(below))?;
             self.trees.push(Tree { source: path.to_owned(), at: path.to_owned() });
         }
         Ok(())
@@ -281,8 +281,8 @@ fn check_extra(path: &Path) -> Result<(), String> {
 /// Copies links as links, readable regular files, and directories; a private key or anything else is left out.
 fn copy(from: &Path, to: &Path, depth: usize) -> Result<(), DriversError> {
     let Ok(kind) = fs::symlink_metadata(from) else { return Ok(()) };
-    if let Some(parent) = to.parent() {
-        fs::create_dir_all(parent).map_err(failed(parent))?;
+    if let Some(parent) = to.parent().filter(|parent| !parent.exists()) {
+        make_dir(parent)?;
     }
     if kind.is_symlink() {
         let target = fs::read_link(from).map_err(failed(from))?;
@@ -326,13 +326,17 @@ fn add_certificates(etc: &Path, bundle: &Path) -> Result<(), DriversError> {
     }
     if !added {
         let place = etc.join(BUNDLES[0]);
-        fs::create_dir_all(etc.join("ssl/certs")).map_err(failed(&place))?;
+        make_dir(&etc.join("ssl/certs"))?;
         replace(&place, &more)?;
     }
     Ok(())
 }
 
+/// A directory that the sandbox's user can look into, and those above it, whatever the daemon's umask is.
 fn make_dir(path: &Path) -> Result<(), DriversError> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        make_dir(parent)?;
+    }
     fs::create_dir_all(path).map_err(failed(path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed(path))
 }

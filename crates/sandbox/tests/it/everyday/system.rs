@@ -73,3 +73,19 @@ async fn etc_has_what_programs_read_there() {
     let script = format!("cd /etc && for name in {}; do [ -r $name ] && echo $name; done", on_host.join(" "));
     assert_eq!(Everyday::new().work(&script).await.lines().collect::<Vec<_>>(), on_host);
 }
+
+#[test]
+fn a_daemon_that_keeps_its_files_to_itself_has_working_sandboxes() {
+    require!(Bwrap);
+    let work = std::thread::spawn(|| {
+        // The mask of this thread and of those that it starts.
+        #[allow(deprecated, reason = "the call is unsound for FILES alone, which is not asked for")]
+        rustix::thread::unshare(rustix::thread::UnshareFlags::FS).unwrap();
+        rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let script = "umask; touch made; mkdir dir; stat --format %a made dir; find /etc -type d ! -executable";
+        runtime.block_on(async { Everyday::new().work(script).await })
+    });
+    let said = work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    assert_eq!(said, "0022\n644\n755\n");
+}
