@@ -51,9 +51,10 @@ const HOST_ETC: &[&str] = &[
     "timezone",
 ];
 
-/// Those of them that are large and hold nothing but links and certificates: mounted instead of copied, which takes
-/// microseconds where hundreds of copies take half a second.
-const MOUNTED_ETC: [&str; 2] = ["alternatives", "ssl/certs"];
+/// Those of them that are large, and hold links, certificates and settings of programs that everybody on the host reads:
+/// mounted instead of copied, which takes microseconds where hundreds of copies take half a second.
+const MOUNTED_ETC: [&str; 7] =
+    ["alternatives", "fonts", "java-11-openjdk", "java-17-openjdk", "java-21-openjdk", "java-25-openjdk", "ssl/certs"];
 
 /// What the sandbox's own /etc says. The resolver stub fails at once: names are looked up by the proxy.
 const OWN_ETC: &[(&str, &str)] = &[
