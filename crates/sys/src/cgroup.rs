@@ -109,8 +109,12 @@ impl Cgroups {
                 continue;
             }
             let path = hierarchy.base.join(name);
-            // The subtree goes away with the last set of drivers that used it, so it may have to be made again.
-            let made = fs::create_dir_all(&hierarchy.base).and_then(|()| fs::create_dir(&path));
+            let mut made = fs::create_dir(&path);
+            if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                // The subtree went away with another set of drivers that used it.
+                hierarchy.make()?;
+                made = fs::create_dir(&path);
+            }
             made.map_err(|source| CgroupError { path: path.clone(), source })?;
             group.dirs.push((hierarchy.controllers.clone(), path));
         }

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::write;
+use super::{CgroupError, write};
 
 /// The controllers that limits are set by.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
@@ -32,6 +32,8 @@ pub enum Version {
 pub(super) struct Hierarchy {
     pub(super) controllers: Vec<&'static str>,
     pub(super) base: PathBuf,
+    /// Whether a cgroup has only the controllers that the one above hands down: version 2.
+    inherits: bool,
 }
 
 /// One mounted cgroup file system.
@@ -49,8 +51,11 @@ pub(super) fn find() -> Result<(Version, Vec<Hierarchy>), String> {
     let mounts = parse_mounts(&read("/proc/self/mountinfo")?);
     let own = parse_own(&read("/proc/self/cgroup")?);
     let mut reasons = Vec::new();
+    let of_ours = |list: &Vec<String>| list.iter().any(|name| CONTROLLERS.contains(&name.as_str()));
+    let hybrid = mounts.iter().any(|mount| mount.controllers.as_ref().is_some_and(of_ours));
     match two(&mounts, &own) {
         Ok(hierarchy) => return Ok((Version::Two, vec![hierarchy])),
+        Err(reason) if !hybrid => return Err(reason),
         Err(reason) => reasons.push(format!("version 2: {reason}")),
     }
     let mut found = Vec::new();
@@ -81,55 +86,72 @@ fn one(controller: &'static str, mounts: &[Mount], own: &[(Vec<String>, String)]
         mounts.iter().find(|mount| mount.controllers.as_deref().is_some_and(has)).ok_or("not mounted as version 1")?;
     let (_, path) = own.iter().find(|(list, _)| has(list)).ok_or("the daemon is in no cgroup of it")?;
     let base = place(mount, path).join(SUBTREE).join(own_name());
-    fs::create_dir_all(&base).map_err(|error| format!("{}: {error}", base.display()))?;
-    Ok(Hierarchy { controllers: vec![controller], base })
+    let hierarchy = Hierarchy { controllers: vec![controller], base, inherits: false };
+    hierarchy.make().map_err(|error| error.to_string())?;
+    Ok(hierarchy)
 }
 
 fn two(mounts: &[Mount], own: &[(Vec<String>, String)]) -> Result<Hierarchy, String> {
     let mount = mounts.iter().find(|mount| mount.controllers.is_none()).ok_or("not mounted")?;
     let (_, path) = own.iter().find(|(list, _)| list.is_empty()).ok_or("the daemon is in no cgroup of it")?;
     let here = place(mount, path);
-    let offered = fs::read_to_string(here.join("cgroup.controllers")).map_err(|error| error.to_string())?;
+    // Started again, or one of several in one process, or put there by systemd's DelegateSubgroup=: the daemon is in its
+    // leaf already. A cgroup of that name right below the root is somebody's, and what it is beside is not the daemon's.
+    let in_leaf = here.file_name().is_some_and(|name| name == LEAF) && here.parent().is_some_and(|dir| !is_root(dir));
+    let parent = if in_leaf { here.parent().unwrap_or(&here).to_owned() } else { here.clone() };
+    let offered = fs::read_to_string(parent.join("cgroup.controllers")).map_err(|error| error.to_string())?;
     let usable: Vec<&'static str> =
         CONTROLLERS.into_iter().filter(|name| offered.split_whitespace().any(|given| given == *name)).collect();
     if usable.is_empty() {
-        return Err(format!("{} has none of the controllers memory, cpu, pids", here.display()));
+        return Err(format!("{} has none of the controllers memory, cpu, pids", parent.display()));
     }
-    let pid = std::process::id().to_string();
-    let is_root = path == "/" && mount.root == "/";
-    // Started again, or one of several in one process: the daemon is in its leaf already.
-    let parent = if here.file_name().is_some_and(|name| name == LEAF) {
-        here.parent().unwrap_or(&here).to_owned()
-    } else {
-        here.clone()
+    let not_ours = |error: String| {
+        format!(
+            "{error}; other processes share the daemon's cgroup, or it is not delegated: set Delegate=yes in its unit"
+        )
     };
-    if !is_root && parent == here {
-        let leaf = here.join(LEAF);
-        fs::create_dir_all(&leaf).map_err(|error| {
+    let leaf = (!in_leaf && !is_root(&here)).then(|| here.join(LEAF));
+    if let Some(leaf) = &leaf {
+        fs::create_dir_all(leaf).map_err(|error| {
             format!("{} is not delegated to the daemon ({error}); set Delegate=yes in its unit", here.display())
         })?;
-        write(&leaf.join("cgroup.procs"), &pid).map_err(|error| error.to_string())?;
     }
-    let enable =
-        |dir: &Path| usable.iter().try_for_each(|name| write(&dir.join("cgroup.subtree_control"), &format!("+{name}")));
-    let base = parent.join(SUBTREE).join(own_name());
-    let made = enable(&parent)
-        .map_err(|error| error.to_string())
-        .and_then(|()| fs::create_dir_all(&base).map_err(|error| error.to_string()))
-        .and_then(|()| enable(&parent.join(SUBTREE)).map_err(|error| error.to_string()))
-        .and_then(|()| enable(&base).map_err(|error| error.to_string()));
-    match made {
-        Ok(()) => Ok(Hierarchy { controllers: usable, base }),
-        Err(reason) => {
-            if !is_root && parent == here {
-                // Back where it was: whoever manages this cgroup expects it there.
-                write(&here.join("cgroup.procs"), &pid).map_err(|error| error.to_string())?;
-                drop(fs::remove_dir(here.join(LEAF)));
-            }
-            Err(format!(
-                "{reason}; other processes share the daemon's cgroup, or it is not delegated: set Delegate=yes in its unit"
-            ))
+    let hierarchy = Hierarchy { controllers: usable, base: parent.join(SUBTREE).join(own_name()), inherits: true };
+    let pid = std::process::id().to_string();
+    let moved = leaf.as_ref().map_or(Ok(()), |leaf| write(&leaf.join("cgroup.procs"), &pid));
+    if let Err(error) = moved.and_then(|()| hierarchy.enable(&parent)).and_then(|()| hierarchy.make()) {
+        drop(fs::remove_dir(&hierarchy.base));
+        drop(fs::remove_dir(parent.join(SUBTREE)));
+        if let Some(leaf) = &leaf {
+            // Back where it was, where it was moved at all: whoever manages this cgroup expects it there.
+            drop(write(&here.join("cgroup.procs"), &pid));
+            drop(fs::remove_dir(leaf));
         }
+        return Err(not_ours(error.to_string()));
+    }
+    Ok(hierarchy)
+}
+
+/// Whether a cgroup is the true root, which alone may hold processes and hand controllers down. It is the one without a
+/// type; by its path the root of a cgroup namespace, as in a container, is not told apart.
+fn is_root(dir: &Path) -> bool {
+    !dir.join("cgroup.type").exists()
+}
+
+impl Hierarchy {
+    /// Makes the directory that groups are made in.
+    pub(super) fn make(&self) -> Result<(), CgroupError> {
+        let make = |dir: &Path| {
+            fs::create_dir_all(dir).map_err(|source| CgroupError { path: dir.to_owned(), source })?;
+            if self.inherits { self.enable(dir) } else { Ok(()) }
+        };
+        self.base.parent().map_or(Ok(()), make)?;
+        make(&self.base)
+    }
+
+    /// Version 2: lets the cgroups below a directory have the controllers, all of them or none.
+    fn enable(&self, dir: &Path) -> Result<(), CgroupError> {
+        write(&dir.join("cgroup.subtree_control"), &format!("+{}", self.controllers.join(" +")))
     }
 }
 
