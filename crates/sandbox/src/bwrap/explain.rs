@@ -6,14 +6,15 @@ pub(super) fn explain(said: &str) -> String {
     let mend = if said.contains("RTM_NEWADDR") || said.contains("loopback:") {
         "AppArmor restricts user namespaces: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0 \
          (for good: in /etc/sysctl.d/99-bwrap-userns.conf)"
-    } else if said.contains("No permissions to create new namespace")
+    } else if said.contains("ENOSPC") || said.contains("No space left on device") {
+        // bubblewrap adds to it that the creation failed, so this comes before that.
+        "no further user namespace is allowed: sudo sysctl user.max_user_namespaces=15000"
+    } else if said.contains("No permissions to creat")
         || said.contains("Creating new namespace failed")
         || said.contains("Operation not permitted")
     {
         "user namespaces are off or restricted: sudo sysctl kernel.unprivileged_userns_clone=1, and where it exists \
          sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
-    } else if said.contains("No space left on device") || said.contains("max_user_namespaces") {
-        "no further user namespace is allowed: sudo sysctl user.max_user_namespaces=15000"
     } else if said.contains("Unknown option") {
         "this bubblewrap is too old: 0.8 or later is needed"
     } else {
@@ -34,7 +35,15 @@ mod tests {
                 "bwrap: No permissions to create new namespace, likely because the kernel does not allow",
                 "unprivileged_userns_clone=1",
             ),
+            (
+                "bwrap: No permissions to creating new namespace, likely because the kernel does not allow",
+                "unprivileged_userns_clone=1",
+            ),
             ("bwrap: Creating new namespace failed: Operation not permitted", "unprivileged_userns_clone=1"),
+            (
+                "bwrap: Creating new namespace failed: nesting depth or /proc/sys/user/max_*_namespaces exceeded (ENOSPC)",
+                "user.max_user_namespaces=15000",
+            ),
             ("bwrap: Unknown option --disable-userns", "0.8 or later"),
         ];
         for (said, mend) in table {
