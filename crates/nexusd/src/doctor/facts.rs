@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conduits::{DriverKind, SandboxProfile};
-use sandbox::{Driver, Drivers, Health};
+use sandbox::{CgroupLayer, Driver, Drivers, Health};
 
 use super::credentials::{self, Credentials};
 use super::kernel::Kernel;
@@ -46,6 +46,8 @@ pub(super) struct Facts {
     pub(super) osascript: Ran,
     pub(super) shortcuts: Ran,
     pub(super) kernel: Kernel,
+    /// What the drivers make limits with, as a run here would get it; `Err` says why they could not be asked.
+    pub(super) cgroups: Result<CgroupLayer, String>,
     /// The bwrap driver's health, where it is needed; `Err` says why it could not be asked.
     pub(super) bwrap_health: Option<Result<Health, String>>,
     pub(super) container: Container,
@@ -125,6 +127,7 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
         osascript: Ran::Missing,
         shortcuts: Ran::Missing,
         kernel: Kernel::read(),
+        cgroups: drivers.clone().map(Drivers::cgroups),
         bwrap_health: None,
         container: Container::NotAsked,
         disk: free_space(config.map_or(Path::new("."), |config| &config.work_dir)),

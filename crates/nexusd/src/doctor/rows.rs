@@ -1,6 +1,7 @@
 //! Facts to rows: pure. The guide's rows come first, in its order and words.
 
 use conduits::{DriverKind, SandboxProfile};
+use sandbox::CgroupLayer;
 
 use super::credentials::Credentials;
 use super::facts::{Container, Facts, PinnedRoot};
@@ -209,20 +210,21 @@ fn container_functional(facts: &Facts) -> Row {
 fn cgroups(facts: &Facts) -> Row {
     let name = "cgroups";
     let wanted = ["cpu", "memory", "pids"];
-    let (version, have): (&str, Vec<&str>) = match &facts.kernel.cgroup2_controllers {
-        Some(controllers) => ("v2", controllers.split_whitespace().collect()),
-        None => ("v1", facts.kernel.cgroup1_controllers()),
+    let (version, have) = match &facts.cgroups {
+        Ok(CgroupLayer::V2(list)) => ("v2", list),
+        Ok(CgroupLayer::V1(list)) => ("v1", list),
+        Ok(CgroupLayer::None(why)) => {
+            let detail = format!("none, default limits are best effort: {why}");
+            return Row::warn(name, detail, "run nexusd as a systemd service with Delegate=yes");
+        }
+        Err(why) => return Row::warn(name, format!("not examined: {why}"), "mend the failed rows first"),
     };
-    let missing: Vec<&str> = wanted.into_iter().filter(|name| !have.contains(name)).collect();
-    if !missing.is_empty() {
-        let detail = format!("{version}, without {}: default limits are best effort", missing.join(", "));
-        return Row::warn(name, detail, "boot with these cgroup controllers enabled");
+    let missing: Vec<&str> = wanted.into_iter().filter(|name| !have.iter().any(|given| given == name)).collect();
+    if missing.is_empty() {
+        return Row::pass(name, format!("{version}: {}", wanted.join(", ")));
     }
-    if !facts.kernel.cgroup_writable {
-        let detail = format!("{version}, not delegated: default limits are best effort");
-        return Row::warn(name, detail, "run nexusd under systemd with Delegate=yes, or as root");
-    }
-    Row::pass(name, format!("{version}: {}", wanted.join(", ")))
+    let detail = format!("{version}, without {}: default limits are best effort", missing.join(", "));
+    Row::warn(name, detail, "boot with these cgroup controllers enabled, and delegate them to nexusd's unit")
 }
 
 fn seccomp(facts: &Facts) -> Row {

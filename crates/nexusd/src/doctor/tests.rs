@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use sandbox::Health;
+use sandbox::{CgroupLayer, Health};
 
 use super::credentials::Credentials;
 use super::facts::{Container, Facts, PinnedRoot};
@@ -32,6 +32,10 @@ fn healthy() -> Health {
     Health { healthy: true, version: "bubblewrap 0.8.0".to_owned(), reason: None, details: BTreeMap::new() }
 }
 
+fn owned(list: &[&str]) -> Vec<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
 /// A good Linux machine without a configuration.
 fn good() -> Facts {
     Facts {
@@ -51,10 +55,8 @@ fn good() -> Facts {
             apparmor_restrict: None,
             seccomp_actions: Some("kill_process kill_thread trap errno user_notif trace log allow".to_owned()),
             landlock_abi: Some(7),
-            cgroup2_controllers: Some("cpuset cpu io memory pids".to_owned()),
-            own_cgroup: Some("0::/".to_owned()),
-            cgroup_writable: true,
         },
+        cgroups: Ok(CgroupLayer::V2(owned(&["memory", "cpu", "pids"]))),
         bwrap_health: Some(Ok(healthy())),
         container: Container::Works,
         disk: Ok((PathBuf::from("/var/lib/nexusd"), 42 << 30)),
@@ -131,9 +133,9 @@ fn a_bad_machine_is_told_how_to_mend_each_row() {
         kernel: Kernel {
             userns_clone: Some("0".to_owned()),
             apparmor_restrict: Some("1".to_owned()),
-            own_cgroup: Some("4:pids:/x\n0::/x".to_owned()),
             ..Kernel::default()
         },
+        cgroups: Ok(CgroupLayer::V1(owned(&["pids"]))),
         bwrap_health: Some(Ok(Health {
             healthy: false,
             version: String::new(),
@@ -166,6 +168,7 @@ fn only_what_the_configuration_needs_can_fail() {
             apparmor_restrict: Some("1".to_owned()),
             ..Kernel::default()
         },
+        cgroups: Err("there are no drivers".to_owned()),
         bwrap_health: None,
         container: Container::NotAsked,
         contact: Contact::Answered { ahead_seconds: Some(1) },
@@ -220,21 +223,22 @@ fn single_facts() {
         ),
         (
             "cgroups not delegated",
-            row(&Facts { kernel: Kernel { cgroup_writable: false, ..good().kernel }, ..base() }, "cgroups"),
-        ),
-        (
-            "cgroup v1",
             row(
                 &Facts {
-                    kernel: Kernel {
-                        cgroup2_controllers: None,
-                        own_cgroup: Some("4:pids:/\n3:memory:/\n2:cpu,cpuacct:/".to_owned()),
-                        ..good().kernel
-                    },
+                    cgroups: Ok(CgroupLayer::None("/sys/fs/cgroup/x.slice is not delegated".to_owned())),
                     ..base()
                 },
                 "cgroups",
             ),
+        ),
+        ("cgroups unknown", row(&Facts { cgroups: Err("there are no drivers".to_owned()), ..base() }, "cgroups")),
+        (
+            "cgroup v1",
+            row(&Facts { cgroups: Ok(CgroupLayer::V1(owned(&["memory", "cpu", "pids"]))), ..base() }, "cgroups"),
+        ),
+        (
+            "cgroup v2, in part",
+            row(&Facts { cgroups: Ok(CgroupLayer::V2(owned(&["memory", "pids"]))), ..base() }, "cgroups"),
         ),
         (
             "firecracker instead of bwrap",
