@@ -39,6 +39,10 @@ check: bootstrap-check ## formatting, lints, file sizes, licences, architecture,
 test-bwrap: bootstrap-run ## the bubblewrap driver's tests alone, at most 120 s once compiled
 	@tools/test-driver.sh bwrap
 
+.PHONY: test-vm
+test-vm: bootstrap-vm ## the tests that need a modern host (cgroup v2, delegation, …), in an emulated one; changes nothing here
+	@tools/test-vm.sh
+
 .PHONY: bench
 bench: build ## latencies and memory of the whole system, against plain bubblewrap
 	@$(CARGO) bench --locked -p nexusd --bench latency
@@ -60,6 +64,6 @@ clean: ## remove what was built here
 	@rm -rf dist nexusd mothership
 	@$(CARGO) clean
 
-.PHONY: bootstrap-build bootstrap-check bootstrap-run bootstrap-test
-bootstrap-build bootstrap-check bootstrap-run bootstrap-test: bootstrap-%:
+.PHONY: bootstrap-build bootstrap-check bootstrap-run bootstrap-test bootstrap-vm
+bootstrap-build bootstrap-check bootstrap-run bootstrap-test bootstrap-vm: bootstrap-%:
 	@tools/bootstrap.sh $*

@@ -7,6 +7,7 @@
 #   tools/bootstrap.sh run      the same as build, and what sandboxes need: bubblewrap, socat, user namespaces
 #   tools/bootstrap.sh test     the same as run, and the tools that the compatibility tests use inside a sandbox: Node,
 #                               a JDK, Go, … (some 700 MB). Where they cannot be installed those tests skip themselves.
+#   tools/bootstrap.sh vm       the same as build, and the machine in the machine: QEMU, what is put on its disk, a kernel
 #
 # Packages come by apt-get (with sudo where it is not run by root), Rust by rustup into ~/.cargo (no shell profile is
 # touched; where rustup is already, its default stays and this folder gets a toolchain of its own). cargo-nextest is not
@@ -15,8 +16,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 purpose=${1:-run}
-case $purpose in build | check | run | test) ;; *)
-    echo "usage: tools/bootstrap.sh build|check|run|test" >&2
+case $purpose in build | check | run | test | vm) ;; *)
+    echo "usage: tools/bootstrap.sh build|check|run|test|vm" >&2
     exit 2
     ;;
 esac
@@ -91,6 +92,19 @@ if [ "$(uname -s)" = Linux ]; then
         want_program ps procps
         want_program less less
     fi
+    if [ "$purpose" = vm ]; then
+        need_command qemu-system-x86_64 qemu-system-x86
+        need_command mkfs.ext4 e2fsprogs
+        need_command modinfo kmod
+        need_command cpio cpio
+        ldd "$(command -v busybox || echo /none)" 2>&1 | grep -q 'not a dynamic' || missing="$missing busybox-static"
+        need_command bwrap bubblewrap
+        need_command socat socat
+        need_command ip iproute2
+        need_command setpriv util-linux
+        need_command ps procps
+        [ -x /usr/bin/python3 ] || missing="$missing python3"
+    fi
 fi
 
 can_install() { have apt-get && { [ "$(id -u)" = 0 ] || have sudo; }; }
@@ -143,6 +157,17 @@ fi
 if [ "$purpose" = check ] && have rustup; then
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+fi
+
+# --- the machine in the machine -------------------------------------------------------------------------------------
+
+if [ "$purpose" = vm ]; then
+    have apt-get || die "the machine in the machine boots Debian's kernel, fetched by apt-get; there is none here"
+    tools/vm/kernel.sh >/dev/null || {
+        say "trying with fresh package lists"
+        as_root timeout 600 apt-get -q update </dev/null >&2
+        tools/vm/kernel.sh >/dev/null || exit 1
+    }
 fi
 
 # --- user namespaces ------------------------------------------------------------------------------------------------

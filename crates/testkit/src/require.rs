@@ -65,6 +65,8 @@ pub enum Need {
     Pager,
     /// systemd-analyze.
     Systemd,
+    /// A machine that the tests may change as they like: `make test-vm` boots one.
+    Vm,
 }
 
 impl Need {
@@ -99,6 +101,7 @@ impl Need {
         Self::Procps,
         Self::Pager,
         Self::Systemd,
+        Self::Vm,
     ];
 
     /// The word for it in `NEXUS_REQUIRE`.
@@ -134,6 +137,7 @@ impl Need {
             Self::Procps => "procps",
             Self::Pager => "pager",
             Self::Systemd => "systemd",
+            Self::Vm => "vm",
         }
     }
 
@@ -180,6 +184,9 @@ impl Need {
             Self::Procps => each_beneath_usr(&[("ps", &["--version"])]),
             Self::Pager => each_beneath_usr(&[("less", &["--version"])]),
             Self::Systemd => runs("systemd-analyze", &["--version"]),
+            Self::Vm => {
+                word_in("/proc/cmdline", "nexus.vm").map(|_| "make test-vm runs it in a machine of its own".to_owned())
+            }
         }
     }
 }

@@ -11,11 +11,16 @@ use testkit::{Output, Process, Stub, StubOptions, WorkDir};
 /// Long enough for a loaded machine; nothing waits for it unless something is wrong.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// How long a daemon may take until it is up: in an emulated machine that is long, too.
+const UP: Duration = Duration::from_secs(60);
+
 /// One daemon, one control plane, one folder.
 pub(crate) struct Bed {
     pub(crate) stub: Stub,
     pub(crate) daemon: Process,
     pub(crate) dir: WorkDir,
+    /// How long an end is waited for.
+    pub(crate) patience: Duration,
 }
 
 impl Bed {
@@ -25,17 +30,23 @@ impl Bed {
     }
 
     pub(crate) fn with(options: StubOptions, keys: &str) -> Self {
+        Self::started_by(options, keys, |_| nexusd())
+    }
+
+    /// The same, where `program` gives the command that is the daemon but for its arguments.
+    pub(crate) fn started_by(options: StubOptions, keys: &str, program: impl FnOnce(&WorkDir) -> Command) -> Self {
         let dir = WorkDir::new();
         let work_dir = dir.join("w");
-        Self::in_dir(options, dir, &work_dir, &format!("min_free_bytes: 0\n{keys}"))
+        let program = program(&dir);
+        Self::in_dir(options, dir, &work_dir, &format!("min_free_bytes: 0\n{keys}"), program)
     }
 
     /// With a work_dir somewhere else, and whatever it asks to be left free.
     pub(crate) fn with_work_dir(options: StubOptions, work_dir: &Path, keys: &str) -> Self {
-        Self::in_dir(options, WorkDir::new(), work_dir, keys)
+        Self::in_dir(options, WorkDir::new(), work_dir, keys, nexusd())
     }
 
-    fn in_dir(options: StubOptions, dir: WorkDir, work_dir: &Path, keys: &str) -> Self {
+    fn in_dir(options: StubOptions, dir: WorkDir, work_dir: &Path, keys: &str, program: Command) -> Self {
         let stub = Stub::start(options);
         let config = format!(
             "server_url: \"{}\"\nterritory_id: t-1\nwork_dir: {}\npoll: {{retry_backoff: 50ms}}\n{keys}",
@@ -43,13 +54,13 @@ impl Bed {
             work_dir.display()
         );
         dir.write("config.yaml", config);
-        let daemon = start(&dir);
-        Self { stub, daemon, dir }
+        let daemon = start_by(program, &dir);
+        Self { stub, daemon, dir, patience: SOON }
     }
 
     /// With another daemon of the same files, for which these lines are `/etc/hosts`. Needs root.
     pub(crate) fn with_hosts(self, hosts: &str) -> Self {
-        let Self { stub, daemon, dir } = self;
+        let Self { stub, daemon, dir, patience } = self;
         drop(daemon);
         let hosts = dir.write("hosts", hosts);
         let script = r#"mount --bind "$1" /etc/hosts && exec "$2" -config "$3""#;
@@ -57,8 +68,8 @@ impl Bed {
         command.args(["--mount", "sh", "-c", script, "sh"]).arg(hosts);
         command.arg(env!("CARGO_BIN_EXE_nexusd")).arg(dir.join("config.yaml"));
         let daemon = Process::start(&mut command);
-        drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", SOON));
-        Self { stub, daemon, dir }
+        drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", UP));
+        Self { stub, daemon, dir, patience }
     }
 
     /// Queues a directive of these fields over the usual ones, and waits for its end.
@@ -74,15 +85,19 @@ impl Bed {
     }
 
     pub(crate) async fn ended(&self, id: DirectiveId) -> Ended {
-        let report = self.stub.finished(&id, SOON).await;
+        let report = self.stub.finished(&id, self.patience).await;
         let text = |stream| self.stub.log_text(&id, stream);
         Ended { report, stdout: text(LogStream::Stdout), stderr: text(LogStream::Stderr) }
     }
 }
 
 pub(crate) fn start(dir: &WorkDir) -> Process {
-    let daemon = Process::start(nexusd().arg("-config").arg(dir.join("config.yaml")));
-    drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", SOON));
+    start_by(nexusd(), dir)
+}
+
+pub(crate) fn start_by(mut program: Command, dir: &WorkDir) -> Process {
+    let daemon = Process::start(program.arg("-config").arg(dir.join("config.yaml")));
+    drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", UP));
     daemon
 }
 

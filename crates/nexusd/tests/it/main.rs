@@ -18,3 +18,4 @@ mod rootfs;
 mod run;
 mod starting;
 mod stopping;
+mod vm;

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Process 1 of the machine in the machine: makes it a modern host (cgroup v2 alone, with every controller, as a systemd of
+# today leaves it), runs /payload as root, and says its status on the second serial line.
+export PATH=/usr/bin:/bin:/usr/sbin:/sbin HOME=/root LANG=C.UTF-8
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/shm /dev/pts
+mount -t devpts -o ptmxmode=666 pts /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mount -t tmpfs -o mode=755 run /run
+mount -t cgroup2 -o nsdelegate cgroup /sys/fs/cgroup
+mount -t securityfs security /sys/kernel/security
+for link in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do ln -s "/proc/self/${link#*:}" "/dev/${link%%:*}"; done
+hostname vm
+ip link set lo up
+exec </dev/null >/dev/ttyS0 2>&1
+stty -F /dev/ttyS0 -onlcr
+stty -F /dev/ttyS1 raw
+dmesg -n 1 # what the kernel says of killed processes is in dmesg
+
+/payload &
+payload=$!
+# Orphans of the tests become process 1's: it reaps whoever ends while it waits.
+wait "$payload"
+echo "status $?" >/dev/ttyS1
+
+sync
+echo 0 >/proc/sys/kernel/printk
+exec busybox poweroff -f
