@@ -69,7 +69,7 @@ pub struct DriverSettings {
     pub sandbox_user: String,
     /// Further host directories that sandboxes see read-only, at the same place.
     pub extra_ro_paths: Vec<PathBuf>,
-    /// A file of CA certificates, added to the sandbox's own (with [`RootSource::HostUsr`]).
+    /// A file of CA certificates, added to the sandbox's own.
     pub ca_bundle: Option<PathBuf>,
 }
 

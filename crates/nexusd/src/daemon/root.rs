@@ -33,6 +33,7 @@ pub(super) async fn fetch(daemon: Arc<Daemon>, stop: CancellationToken) {
             Ok(()) => return,
             _ if stop.is_cancelled() => return,
             Err(failure) => {
+                daemon.engine.root_awaited(format!("rootfs.auto: {}", failure.text)).await;
                 // The same words again would say nothing new.
                 if failure.text == said {
                     debug!(error = failure.text, "the sandboxes' root is still not there");
@@ -44,7 +45,6 @@ pub(super) async fn fetch(daemon: Arc<Daemon>, stop: CancellationToken) {
                         "the sandboxes' root is not there, so untrusted is not offered; {then}"
                     );
                 }
-                daemon.engine.root_awaited(format!("rootfs.auto: {}", failure.text)).await;
                 if !failure.may_pass {
                     return;
                 }

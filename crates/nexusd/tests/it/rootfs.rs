@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nexusd::client::ProxyChoice;
-use nexusd::config::Config;
+use nexusd::config::RootfsKeys;
 use nexusd::rootfs::{FetchPace, Progress, RootfsError, Wanted, ensure};
 use sandbox::rootfs::ArchiveDigest;
 use testkit::archive::{listing, sha256};
@@ -58,7 +58,7 @@ impl Bed {
             cache_dir: self.cache(),
             url: url.to_owned(),
             digest: ArchiveDigest(sha256(archive)),
-            keys: Config::rootfs_keys(),
+            keys: RootfsKeys { url: "rootfs.amd64.url", sha256: "rootfs.amd64.sha256" },
             proxy: ProxyChoice::Direct,
             min_free_bytes: 0,
             pace: FetchPace {
