@@ -91,6 +91,7 @@ if [ "$(uname -s)" = Linux ]; then
         want_program strace strace
         want_program ps procps
         want_program less less
+        want_program systemd-analyze systemd
     fi
     if [ "$purpose" = vm ]; then
         need_command qemu-system-x86_64 qemu-system-x86

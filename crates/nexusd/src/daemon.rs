@@ -37,7 +37,7 @@ mod recover;
 mod root;
 
 /// How long flushing may take after the last directive has ended.
-const FLUSH_WITHIN: Duration = Duration::from_secs(10);
+pub const FLUSH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]

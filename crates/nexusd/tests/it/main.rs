@@ -15,6 +15,7 @@ mod other_servers;
 mod outbox;
 mod preparing;
 mod rootfs;
+mod packaging;
 mod run;
 mod starting;
 mod stopping;
