@@ -94,7 +94,7 @@ END
         gdb -q -batch -ex 'break twice' -ex run -ex 'print x' -ex finish -ex continue ./d 2>/dev/null |
             grep -E '^\$1 = 21|^Value returned|exited normally' | cut -d' ' -f1-4
         strace -f -e trace=wait4,exit_group -o trace ./d
-        grep -c 'exit_group(42)' trace
+        grep -c 'exit_group(42' trace
         strace -c -o counts ls / >/dev/null && grep -c openat counts";
     let said = Everyday::new().work(script).await;
     let lines: Vec<&str> = said.lines().collect();
