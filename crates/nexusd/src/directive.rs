@@ -1,9 +1,9 @@
 //! One directive, from its lease to its report, in a straight line:
 //!
 //! ```text
-//! admit ─▶ occupy ─▶ started ─▶ prepare ─▶ launch ─▶ release ─▶ wait ─▶ collect ─▶ ship ─▶ finished
-//!   │         │         │          │          │                   ▲        (the sandbox is set up while
-//!   └─────────┴─────────┴──────────┴──────────┴── Ended ──────────┘         `started` is in flight)
+//! admit ─▶ occupy ─▶ prepare ─▶ arm ─▶ start ─▶ release ─▶ wait ─▶ collect ─▶ ship ─▶ finished
+//!   │         │         │        │       │                  ▲        (the sandbox is set up while
+//!   └─────────┴─────────┴────────┴───────┴── Ended ─────────┘         `started` is in flight)
 //! ```
 //!
 //! Every way out becomes one [`Ended`], and [`carry_out`] reports it in one place. Beside the line run the
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use conduits::{DirectiveId, DirectiveSpec, LogStream, SandboxProfile};
 use jiff::Timestamp;
-use sandbox::{CommandLine, EndedBy, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace};
+use sandbox::{Armed, CommandLine, EndedBy, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace};
 use serde_json::Value;
 use tracing::{debug, info};
 
@@ -173,24 +173,28 @@ async fn run(
         Err(why) => return refuse(reporter, logs, stop, "engine", &why).await,
     };
 
-    let (mut handle, network) = match launch(engine, order, admitted, occupied, logs).await {
-        Ok(launched) => launched,
+    let (armed, network) = match arm(engine, order, admitted, occupied, logs) {
+        Ok(armed) => armed,
         Err(error) if begun.is_some() => return failed(logs, "engine", error.as_ref()).await,
         Err(error) => return refuse(reporter, logs, stop, "engine", error.as_ref()).await,
     };
-    debug!(after_ms = millis(order.received.elapsed()), "launched");
-    let summary = summary::of_launched(engine, admitted, handle.layers());
+    debug!(after_ms = millis(order.received.elapsed()), "armed");
+    let summary = summary::of_armed(engine, admitted, armed.layers());
     let started = async {
         match begun {
             Some(begun) => begun,
             None => reporter.started(summary, stop).await,
         }
     };
-    let (begun, ready) = tokio::join!(started, handle.ready());
+    let ready = async {
+        let mut handle = engine.drivers.start(armed).await?;
+        handle.ready().await.map(|()| handle)
+    };
+    let (begun, ready) = tokio::join!(started, ready);
     debug!(after_ms = millis(order.received.elapsed()), "started and ready");
-    match (begun, ready) {
-        (Begun::Stopped(reason), _) => {
-            handle.abandon();
+    let mut handle = match (begun, ready) {
+        (Begun::Stopped(reason), ready) => {
+            drop(ready.map(RunHandle::abandon));
             network.close().await;
             return Ended::stopped_before_the_run(reason);
         }
@@ -198,8 +202,8 @@ async fn run(
             network.close().await;
             return failed(logs, "engine", &error).await;
         }
-        (Begun::Go, Ok(())) => {}
-    }
+        (Begun::Go, Ok(handle)) => handle,
+    };
     times.start = order.received.elapsed();
     engine.metrics.directive_started(admitted.driver, times.start);
 
@@ -250,14 +254,14 @@ fn after_the_end(exit: Exit, breach: Option<Breach>) -> (Exit, Option<String>) {
     }
 }
 
-/// Puts the run together and starts its sandbox; the command waits for its release.
-async fn launch(
+/// Puts the run together, with the way out that it is to have.
+fn arm(
     engine: &Engine,
     order: &Order,
     admitted: &Admitted,
     occupied: &Occupied,
     logs: &Logs,
-) -> Result<(RunHandle, Network), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(Armed, Network), Box<dyn std::error::Error + Send + Sync>> {
     let spec = &admitted.spec;
     let (network, path) = Network::open(engine, &order.id, admitted, logs)?;
     let run = PreparedRun {
@@ -273,8 +277,8 @@ async fn launch(
         stderr: logs.pipe(LogStream::Stderr)?,
         timeout: admitted.timeout,
     };
-    let handle = engine.drivers.launch(driver(admitted.driver), run).await?;
-    Ok((handle, network))
+    let armed = engine.drivers.arm(driver(admitted.driver), run)?;
+    Ok((armed, network))
 }
 
 /// Refused before the run: `started`, a line on stderr that says why, and the end.

@@ -20,18 +20,18 @@ use std::sync::Arc;
 
 use guest::frame::{Bridge, Frame, Plan};
 use sys::beneath::Beneath;
-use sys::mount::{Entry, clone_tree};
+use sys::mount::{Entry, Namespace, clone_tree};
 use sys::spawn::{Image, Program, Stage};
 use tokio::sync::oneshot;
 
+use crate::armed::{Armed, Around};
 use crate::control::Control;
 use crate::drivers::{Engine, Owner};
-use crate::handle::Started;
 use crate::limits::Fence;
 use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess};
-use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource, process};
+use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource};
 
-use args::{Arguments, Mask, PROXY_SOCKET};
+use args::{Arguments, Mask, PROXY_SOCKET, Tree};
 use root::Root;
 
 /// This driver's name.
@@ -53,13 +53,20 @@ const WRITABLE: [&str; 5] = ["/workspace", "/tmp", "/run", "/dev", "/proc"];
 pub(crate) struct Bwrap {
     program: PathBuf,
     owner: Owner,
-    root: Root,
+    base: Base,
     /// Its root is the host's /usr with an /etc of our own.
     host_usr: bool,
     masks: Vec<Mask>,
     filter: OwnedFd,
-    /// The prepared mount namespace, where the daemon is root.
-    pad: Option<Arc<OwnedFd>>,
+}
+
+/// What sandboxes are built from.
+#[derive(Debug)]
+enum Base {
+    /// A prepared mount namespace, where the daemon is root: the root of the sandboxes lies in its memory.
+    Pad(Arc<OwnedFd>),
+    /// The root on the disk, and what bubblewrap mounts on it, for an ordinary user.
+    Folder { root: PathBuf, trees: Vec<Tree> },
 }
 
 impl Bwrap {
@@ -76,7 +83,7 @@ impl Bwrap {
             );
             return Ok(Err(missing));
         };
-        let root = Root::build(&own_dir.join("root"), settings)?;
+        let root = Root::plan(settings)?;
         let masks = args::masks(|path| Path::new(path).exists());
         let filter = match sys::seccomp::program() {
             Ok(filter) => filter,
@@ -84,11 +91,11 @@ impl Bwrap {
         };
         let filter = sys::memfd::sealed("nexus-seccomp", &filter, sys::memfd::Executable::No)
             .map_err(|source| DriversError::Prepare { path: "memfd:nexus-seccomp".into(), source })?;
-        let pad = if sys::user::effective_uid() == 0 {
+        let base = if sys::user::effective_uid() == 0 {
             let stage = own_dir.join("pad");
             std::fs::create_dir_all(&stage).map_err(|source| DriversError::Prepare { path: stage.clone(), source })?;
-            match sys::mount::namespace(&stage, pad_entries(&root, &program)) {
-                Ok(namespace) => Some(Arc::new(namespace)),
+            match sys::mount::namespace(&stage, pad(&root, &program)) {
+                Ok(namespace) => Base::Pad(Arc::new(namespace)),
                 Err(error) => {
                     return Ok(Err(format!(
                         "the daemon is root without the right to mount ({error}): run it with CAP_SYS_ADMIN, or as an ordinary user"
@@ -96,14 +103,16 @@ impl Bwrap {
                 }
             }
         } else {
-            None
+            let folder = own_dir.join("root");
+            let trees = root::place::on_disk(&root, &folder)?;
+            Base::Folder { root: folder, trees }
         };
         let host_usr = settings.root == RootSource::HostUsr;
-        Ok(Ok(Self { program, owner, root, host_usr, masks, filter, pad }))
+        Ok(Ok(Self { program, owner, base, host_usr, masks, filter }))
     }
 
-    /// Starts a run.
-    pub(crate) async fn launch(&self, engine: &Engine, run: PreparedRun) -> Result<Started, LaunchError> {
+    /// Puts a run together.
+    pub(crate) fn arm(&self, engine: &Engine, run: PreparedRun) -> Result<Armed, LaunchError> {
         let frame = run.plan(run.cwd.inside(), &WRITABLE);
         let fence = Fence::build(engine, NAME, &run)?;
         let route = Route::new(run.network)?;
@@ -111,7 +120,7 @@ impl Bwrap {
         workspace
             .dir(run.cwd.relative())
             .map_err(|error| LaunchError::Cwd { cwd: run.cwd.to_string(), reason: error.to_string() })?;
-        check_selected(&workspace, &run.workspace.access, self.owner, self.pad.is_some())?;
+        check_selected(&workspace, &run.workspace.access, self.owner, self.separate_uid())?;
         for pipe in [&run.stdout, &run.stderr] {
             self.own_pipe(pipe)?;
         }
@@ -120,7 +129,7 @@ impl Bwrap {
         self.own_pipe(&diagnostics.write)?;
         let mut stages = vec![Stage::NewSession];
         stages.extend(fence.stages);
-        if let Some(pad) = &self.pad {
+        if let Base::Pad(pad) = &self.base {
             stages.extend(self.pad_stages(pad, &workspace, route.socket.as_deref())?);
         }
         stages.push(Stage::DieWithParent);
@@ -145,7 +154,6 @@ impl Bwrap {
                 filter,
             ],
         };
-        let process = process::start(engine.spawner(), program).await?;
         let mut control = Control::new(pair.ours).map_err(host("the control socket"))?;
         control.send(&Frame::Plan(Plan { bridge: route.bridge, ..frame }));
         let layers = Layers {
@@ -155,14 +163,13 @@ impl Bwrap {
             no_new_privs: true,
             landlock_abi: engine.facts().landlock_abi,
             uid: self.owner.uid,
-            separate_uid: self.pad.is_some(),
+            separate_uid: self.separate_uid(),
             cgroup: fence.layer,
             network: route.layer,
             limits: fence.limits,
         };
         let (group, timeout) = (fence.group, run.timeout);
-        Ok(Started {
-            process,
+        let around = Around {
             control,
             diagnostics: diagnostics.read,
             listener: route.listener,
@@ -170,7 +177,8 @@ impl Bwrap {
             layers,
             timeout,
             explain: explain::explain,
-        })
+        };
+        Ok(Armed::new(program, around))
     }
 
     /// The version line, such as `bubblewrap 0.8.0`.
@@ -178,9 +186,14 @@ impl Bwrap {
         &self.program
     }
 
+    /// Whether sandboxes run as another user than the daemon.
+    fn separate_uid(&self) -> bool {
+        matches!(self.base, Base::Pad(_))
+    }
+
     /// The sandbox's user opens its outputs by name (`/dev/stderr`): the pipe must be its own.
     fn own_pipe(&self, pipe: &OwnedFd) -> Result<(), LaunchError> {
-        if self.pad.is_none() {
+        if !self.separate_uid() {
             return Ok(());
         }
         let (uid, gid) = (rustix::fs::Uid::from_raw(self.owner.uid), rustix::fs::Gid::from_raw(self.owner.gid));
@@ -216,16 +229,13 @@ impl Bwrap {
         socket: Option<&Path>,
         tmp_bytes: u64,
     ) -> Result<Vec<CString>, LaunchError> {
-        let prepared = self.pad.is_some();
-        let plan = Arguments {
-            root: if prepared { Path::new(PAD_ROOT) } else { &self.root.skeleton },
-            trees: if prepared { &[] } else { &self.root.trees },
-            masks: &self.masks,
-            workspace: if prepared { Path::new(PAD_WORKSPACE) } else { workspace },
-            access,
-            proxy_socket: socket.map(|path| if prepared { Path::new(PAD_SOCKET) } else { path }),
-            tmp_bytes,
+        let (root, trees, workspace, socket) = match &self.base {
+            Base::Pad(_) => {
+                (Path::new(PAD_ROOT), &[][..], Path::new(PAD_WORKSPACE), socket.map(|_| Path::new(PAD_SOCKET)))
+            }
+            Base::Folder { root, trees } => (root.as_path(), &trees[..], workspace, socket),
         };
+        let plan = Arguments { root, trees, masks: &self.masks, workspace, access, proxy_socket: socket, tmp_bytes };
         let strings = args::arguments(&plan).into_iter().map(|arg| CString::new(arg.into_vec()));
         strings.collect::<Result<_, _>>().map_err(|error| host("an argument of bwrap")(error.into()))
     }
@@ -262,36 +272,32 @@ impl Route {
     }
 }
 
-/// What the prepared mount namespace holds: what bubblewrap itself needs, and what the sandboxes' root is made of.
-fn pad_entries(root: &Root, program: &Path) -> Vec<Entry> {
+/// The prepared mount namespace: what bubblewrap itself needs, and the sandboxes' root.
+fn pad(root: &Root, program: &Path) -> Namespace {
     let tree = |source: &Path, at: PathBuf| Entry::Tree { source: source.to_owned(), at };
-    let mut entries = vec![tree(Path::new("/usr"), "/usr".into()), tree(Path::new("/proc"), "/proc".into())];
+    let mut own = vec![tree(Path::new("/usr"), "/usr".into()), tree(Path::new("/proc"), "/proc".into())];
     // The device nodes that bubblewrap hands on, without what else is mounted in /dev.
-    entries.push(Entry::Bind { source: "/dev".into(), at: "/dev".into() });
+    own.push(Entry::Bind { source: "/dev".into(), at: "/dev".into() });
     for name in ["bin", "sbin", "lib", "lib32", "lib64"] {
         let path = Path::new("/").join(name);
         match std::fs::read_link(&path) {
-            Ok(target) => entries.push(Entry::Link { at: path, target }),
-            Err(_) if path.is_dir() => entries.push(tree(&path, path.clone())),
+            Ok(target) => own.push(Entry::Link { at: path, target }),
+            Err(_) if path.is_dir() => own.push(tree(&path, path.clone())),
             Err(_) => {}
         }
     }
     if Path::new("/etc/ld.so.cache").exists() {
-        entries.push(Entry::Bind { source: "/etc/ld.so.cache".into(), at: "/etc/ld.so.cache".into() });
+        own.push(Entry::Bind { source: "/etc/ld.so.cache".into(), at: "/etc/ld.so.cache".into() });
     }
     if !program.starts_with("/usr") && !["/bin", "/sbin"].iter().any(|dir| program.starts_with(dir)) {
-        entries.push(Entry::Bind { source: program.to_owned(), at: program.to_owned() });
+        own.push(Entry::Bind { source: program.to_owned(), at: program.to_owned() });
     }
     // bubblewrap builds the new root on /tmp.
-    entries.push(Entry::Directory("/tmp".into()));
-    entries.push(Entry::Directory(PAD_WORKSPACE.into()));
-    entries.push(Entry::Bind { source: root.skeleton.join(".nexus/proxy.sock"), at: PAD_SOCKET.into() });
-    entries.push(tree(&root.skeleton, PAD_ROOT.into()));
-    for mounted in &root.trees {
-        let below = mounted.at.strip_prefix("/").unwrap_or(&mounted.at);
-        entries.push(tree(&mounted.source, Path::new(PAD_ROOT).join(below)));
-    }
-    entries
+    own.push(Entry::Directory("/tmp".into()));
+    own.push(Entry::Directory(PAD_WORKSPACE.into()));
+    own.push(Entry::File { at: PAD_SOCKET.into(), content: (&[]).into(), mode: 0o444 });
+    let sealed_at = Path::new(PAD_ROOT);
+    Namespace { own, sealed_at: sealed_at.to_owned(), sealed: root::place::in_memory(root, sealed_at) }
 }
 
 /// Selected paths are taken without links: nobody but the facility's own runs writes there, one at a time. One that may

@@ -17,6 +17,7 @@ use sys::spawn::{Image, Program, Spawner, Stage};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::armed::Armed;
 use crate::bwrap::{self, Bwrap};
 use crate::{CgroupLayer, Health, LaunchError, PreparedRun, RunHandle, host, process};
 
@@ -215,16 +216,23 @@ impl Drivers {
         }
     }
 
-    /// Starts a run: its process exists, its sandbox is being set up, its command waits.
+    /// Puts a run together: whatever can be refused about it is refused here.
     ///
     /// # Errors
     /// The run cannot be started as asked for; nothing of it is left.
-    pub async fn launch(&self, driver: Driver, run: PreparedRun) -> Result<RunHandle, LaunchError> {
-        let started = match driver {
-            Driver::Bwrap => self.bwrap()?.launch(&self.engine, run).await?,
-            Driver::Host => host::launch(&self.engine, run).await?,
-        };
-        Ok(RunHandle::new(started))
+    pub fn arm(&self, driver: Driver, run: PreparedRun) -> Result<Armed, LaunchError> {
+        match driver {
+            Driver::Bwrap => self.bwrap()?.arm(&self.engine, run),
+            Driver::Host => host::arm(&self.engine, run),
+        }
+    }
+
+    /// Starts a run: its process exists, its sandbox is being set up, its command waits.
+    ///
+    /// # Errors
+    /// Its process could not be made; nothing of it is left.
+    pub async fn start(&self, armed: Armed) -> Result<RunHandle, LaunchError> {
+        armed.start(&self.engine.spawner).await
     }
 
     /// The health of a driver, at most 15 s old.

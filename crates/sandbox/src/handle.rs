@@ -14,10 +14,11 @@ use std::time::Duration;
 use guest::frame::{Ended, Failed, Frame, How, Order, Step};
 use sys::cgroup::{Census, Group};
 use sys::spawn::Status;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::control::{Control, Heard};
+use crate::armed::Around;
+use crate::control::Heard;
 use crate::exit::CommandStatus;
 use crate::process::Running;
 use crate::{EndedBy, Exit, Layers, Stop, Usage, exit_code};
@@ -104,25 +105,11 @@ pub enum LaunchError {
     ProxyGone,
 }
 
-/// What a driver hands over to make a [`RunHandle`] of.
-#[derive(Debug)]
-pub(crate) struct Started {
-    pub(crate) process: Running,
-    pub(crate) control: Control,
-    /// Read end of the pipe that takes what the engine itself says.
-    pub(crate) diagnostics: OwnedFd,
-    pub(crate) listener: Option<oneshot::Sender<TcpListener>>,
-    pub(crate) group: Option<Group>,
-    pub(crate) layers: Layers,
-    pub(crate) timeout: Duration,
-    /// Turns the engine's own message into a sentence with the mend.
-    pub(crate) explain: fn(&str) -> String,
-}
-
 /// A run that has been started. Dropping it kills the run.
 #[derive(Debug)]
 pub struct RunHandle {
-    started: Started,
+    process: Running,
+    around: Around,
     heard_end: bool,
     released: Option<Instant>,
     report: Option<Ended>,
@@ -148,8 +135,17 @@ enum Cause {
 }
 
 impl RunHandle {
-    pub(crate) fn new(started: Started) -> Self {
-        Self { started, heard_end: false, released: None, report: None, reported: None, ending: None, status: None }
+    pub(crate) fn new(process: Running, around: Around) -> Self {
+        Self {
+            process,
+            around,
+            heard_end: false,
+            released: None,
+            report: None,
+            reported: None,
+            ending: None,
+            status: None,
+        }
     }
 
     /// Waits until everything is set up and the command waits for its release, at most [`READY_TIMEOUT`].
@@ -165,16 +161,16 @@ impl RunHandle {
 
     async fn set_up(&mut self) -> Result<(), LaunchError> {
         loop {
-            match self.started.control.next().await {
+            match self.around.control.next().await {
                 Ok(Heard::Frame(Frame::Listener, Some(fd))) => self.pass_listener(fd)?,
-                Ok(Heard::Frame(Frame::Ready, _)) if self.started.listener.is_none() => return Ok(()),
+                Ok(Heard::Frame(Frame::Ready, _)) if self.around.listener.is_none() => return Ok(()),
                 Ok(Heard::Frame(Frame::Failed(failed), _)) => return Err(LaunchError::SetUp(self.describe(failed))),
                 Ok(Heard::Frame(frame, _)) => {
                     return Err(LaunchError::SetUp(format!("the sandbox's helper said {frame:?} out of turn")));
                 }
                 Ok(Heard::End) => {
                     self.heard_end = true;
-                    let status = self.started.process.ended().await;
+                    let status = self.process.ended().await;
                     return Err(LaunchError::SetUp(self.engine_failure(status.ok())));
                 }
                 Err(error) => return Err(LaunchError::SetUp(error.to_string())),
@@ -184,7 +180,7 @@ impl RunHandle {
 
     /// Hands the sandbox's socket to the proxy, once it is sure what it is.
     fn pass_listener(&mut self, fd: OwnedFd) -> Result<(), LaunchError> {
-        let Some(proxy) = self.started.listener.take() else {
+        let Some(proxy) = self.around.listener.take() else {
             return Err(LaunchError::SetUp("the sandbox's helper sent a socket that nobody asked for".to_owned()));
         };
         let listener =
@@ -197,7 +193,7 @@ impl RunHandle {
     /// # Errors
     /// None today; a sandbox that is gone is found by [`RunHandle::wait`].
     pub fn release(&mut self) -> Result<(), LaunchError> {
-        self.started.control.send(&Frame::Release);
+        self.around.control.send(&Frame::Release);
         self.released = Some(Instant::now());
         Ok(())
     }
@@ -206,7 +202,7 @@ impl RunHandle {
     /// dead when this returns. Cancel-safe: it may be dropped and called again.
     pub async fn wait(&mut self, mut stop: watch::Receiver<Option<Stop>>) -> Exit {
         let begun = *self.released.get_or_insert_with(Instant::now);
-        let deadline = begun.checked_add(self.started.timeout);
+        let deadline = begun.checked_add(self.around.timeout);
         let mut stoppable = true;
         let order = *stop.borrow_and_update();
         self.stop(order);
@@ -214,8 +210,8 @@ impl RunHandle {
             let next = self.next_step(deadline);
             tokio::select! {
                 biased;
-                heard = self.started.control.next(), if !self.heard_end => self.hear(heard),
-                status = self.started.process.ended() => self.status = Some(status.unwrap_or(Status::Exited(1))),
+                heard = self.around.control.next(), if !self.heard_end => self.hear(heard),
+                status = self.process.ended() => self.status = Some(status.unwrap_or(Status::Exited(1))),
                 changed = stop.changed(), if stoppable => {
                     stoppable = changed.is_ok();
                     let order = *stop.borrow_and_update();
@@ -233,19 +229,19 @@ impl RunHandle {
     /// A way to see the run's processes, where it has a cgroup.
     #[must_use]
     pub fn census(&self) -> Census {
-        self.started.group.as_ref().map(Group::census).unwrap_or_default()
+        self.around.group.as_ref().map(Group::census).unwrap_or_default()
     }
 
     /// What is in force around the run.
     #[must_use]
     pub fn layers(&self) -> &Layers {
-        &self.started.layers
+        &self.around.layers
     }
 
     /// Process id of the outermost process, for logs.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.started.process.pid()
+        self.process.pid()
     }
 
     fn hear(&mut self, heard: Result<Heard, crate::control::ControlError>) {
@@ -280,7 +276,7 @@ impl RunHandle {
     fn begin(&mut self, cause: Cause, kill_at: Instant) {
         if self.report.is_none() {
             self.ending = Some(Ending { cause, kill_at, killed: None, forced: false });
-            self.started.control.send(&Frame::Signal(Order::Terminate));
+            self.around.control.send(&Frame::Signal(Order::Terminate));
         }
     }
 
@@ -309,7 +305,7 @@ impl RunHandle {
             None => {}
             Some(ending) if ending.killed.is_none() && now >= ending.kill_at => {
                 ending.killed = Some(now);
-                self.started.control.send(&Frame::Signal(Order::Kill));
+                self.around.control.send(&Frame::Signal(Order::Kill));
             }
             Some(ending) if ending.killed.is_some_and(|killed| now >= killed + HELPER_GRACE) => {
                 ending.forced = true;
@@ -320,10 +316,10 @@ impl RunHandle {
     }
 
     fn kill_outermost(&mut self) {
-        if let Err(error) = self.started.process.kill() {
+        if let Err(error) = self.process.kill() {
             tracing::error!(%error, "cannot kill the sandbox's outermost process");
         }
-        if let Some(group) = &self.started.group {
+        if let Some(group) = &self.around.group {
             group.kill();
         }
     }
@@ -334,7 +330,7 @@ impl RunHandle {
         // The helper's report may still lie in the socket; its end of file says that PID 1 is gone too.
         let gone = async {
             while !self.heard_end {
-                let heard = self.started.control.next().await;
+                let heard = self.around.control.next().await;
                 self.hear(heard);
             }
         };
@@ -342,7 +338,7 @@ impl RunHandle {
             tracing::error!("the sandbox's helper outlived its sandbox");
         }
         let (mut oom, mut peak, mut note, mut pids_refused) = (0, None, None, 0);
-        if let Some(group) = self.started.group.take() {
+        if let Some(group) = self.around.group.take() {
             oom = group.oom_kills();
             peak = group.peak_memory();
             pids_refused = group.pids_refused();
@@ -379,7 +375,7 @@ impl RunHandle {
 
     /// What the engine said, shortened.
     fn diagnostics(&mut self) -> String {
-        let Ok(copy) = self.started.diagnostics.try_clone() else { return String::new() };
+        let Ok(copy) = self.around.diagnostics.try_clone() else { return String::new() };
         let (mut file, mut text, mut buffer) = (File::from(copy), Vec::new(), [0; 512]);
         while let Ok(count) = file.read(&mut buffer)
             && count > 0
@@ -393,7 +389,7 @@ impl RunHandle {
     fn engine_failure(&mut self, status: Option<Status>) -> String {
         let said = self.diagnostics();
         if !said.is_empty() {
-            return (self.started.explain)(&said);
+            return (self.around.explain)(&said);
         }
         match status {
             Some(Status::Exited(code)) => format!("the sandbox ended with code {code} and without a report"),

@@ -6,19 +6,19 @@ use guest::frame::Frame;
 use sys::beneath::Beneath;
 use sys::spawn::{Image, Program, Stage};
 
+use crate::armed::{Armed, Around};
 use crate::bwrap::host as failed;
 use crate::control::Control;
 use crate::drivers::Engine;
-use crate::handle::Started;
 use crate::limits::Fence;
 use crate::run::{NetworkPath, PreparedRun, WorkspaceAccess};
-use crate::{LaunchError, Layers, NetworkLayer, process};
+use crate::{LaunchError, Layers, NetworkLayer};
 
 /// This driver's name.
 pub(crate) const NAME: &str = "host";
 
-/// Starts a run.
-pub(crate) async fn launch(engine: &Engine, run: PreparedRun) -> Result<Started, LaunchError> {
+/// Puts a run together.
+pub(crate) fn arm(engine: &Engine, run: PreparedRun) -> Result<Armed, LaunchError> {
     let frame = run.plan(String::new(), &[]);
     let fence = Fence::build(engine, NAME, &run)?;
     if run.workspace.access != WorkspaceAccess::ReadWrite {
@@ -55,7 +55,6 @@ pub(crate) async fn launch(engine: &Engine, run: PreparedRun) -> Result<Started,
             engine.image()?,
         ],
     };
-    let process = process::start(engine.spawner(), program).await?;
     let mut control = Control::new(pair.ours).map_err(failed("the control socket"))?;
     control.send(&Frame::Plan(frame));
     let layers = Layers {
@@ -72,5 +71,6 @@ pub(crate) async fn launch(engine: &Engine, run: PreparedRun) -> Result<Started,
     };
     let (group, timeout) = (fence.group, run.timeout);
     let explain = |said: &str| said.to_owned();
-    Ok(Started { process, control, diagnostics: diagnostics.read, listener: None, group, layers, timeout, explain })
+    let diagnostics = diagnostics.read;
+    Ok(Armed::new(program, Around { control, diagnostics, listener: None, group, layers, timeout, explain }))
 }

@@ -9,11 +9,12 @@
 //! [`ProxyAttachment`], and reading the pipes whose write ends it is given.
 //!
 //! ```text
-//!  launch ──► ready ──► release ──► wait ──► Exit
-//!     │         │                     ▲
-//!     └─────────┴── abandon           └── Stop (cancel, lease lost, shutdown, disk full)
+//!  arm ──► start ──► ready ──► release ──► wait ──► Exit
+//!            │         │                     ▲
+//!            └─────────┴── abandon           └── Stop (cancel, lease lost, shutdown, disk full)
 //! ```
 
+mod armed;
 mod bwrap;
 mod control;
 mod cwd;
@@ -29,6 +30,7 @@ mod process;
 pub mod rootfs;
 mod run;
 
+pub use armed::Armed;
 pub use cwd::{CwdError, WorkspaceCwd};
 pub use drivers::{Driver, DriverSettings, Drivers, DriversError, Owner, RootSource};
 pub use environment::{BaseEnvironment, Environment, EnvironmentError, ProxyVariables};

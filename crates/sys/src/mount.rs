@@ -5,8 +5,9 @@
 
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,10 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
     mount_bind_recursive, mount_change, move_mount, open_tree, unmount,
 };
+
+/// What a tmpfs may take beside its entries' content.
+const SPARE_BYTES: usize = 256 * 1024;
+const SPARE_INODES: usize = 1024;
 
 /// One entry of a namespace, its place given relative to the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +32,22 @@ pub enum Entry {
         at: PathBuf,
         /// What it says.
         target: PathBuf,
+    },
+    /// A file of the namespace's own.
+    File {
+        /// Where it is.
+        at: PathBuf,
+        /// What it says.
+        content: Cow<'static, [u8]>,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A file of the namespace's own, shown in another place too.
+    Again {
+        /// Where it was put.
+        from: PathBuf,
+        /// Where it is shown.
+        at: PathBuf,
     },
     /// A directory of the host, with all that is mounted in it.
     Tree {
@@ -76,19 +97,30 @@ pub fn attach(tree: impl AsFd, at: &Path) -> io::Result<()> {
     Ok(move_mount(tree, c"", rustix::fs::CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-/// Makes a mount namespace whose root is a small read-only tmpfs with these entries, and nothing else of the host.
-/// `stage` is an empty directory that the root is built on. Needs CAP_SYS_ADMIN.
+/// A mount namespace to be made, as a value.
+#[derive(Clone, Debug, Default)]
+pub struct Namespace {
+    /// What its root holds: a small tmpfs with these entries, and nothing else of the host.
+    pub own: Vec<Entry>,
+    /// Where a second tmpfs is, for somebody to take as a root of his own: read-only with all that is mounted in it, its
+    /// setuid bits and devices without effect.
+    pub sealed_at: PathBuf,
+    /// What that one holds, given relative to the namespace's root.
+    pub sealed: Vec<Entry>,
+}
+
+/// Makes a mount namespace. `stage` is an empty directory that its root is built on. Needs CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// A mount was refused.
-pub fn namespace(stage: &Path, entries: Vec<Entry>) -> Result<OwnedFd, NamespaceError> {
+pub fn namespace(stage: &Path, wanted: Namespace) -> Result<OwnedFd, NamespaceError> {
     let stage = stage.to_owned();
     // A thread of its own enters the namespace and ends; the descriptor keeps it.
-    let built = std::thread::scope(|scope| scope.spawn(|| build(&stage, &entries)).join());
+    let built = std::thread::scope(|scope| scope.spawn(|| build(&stage, &wanted)).join());
     built.unwrap_or_else(|_| Err(failed("building in", &stage)(io::Error::other("the thread panicked"))))
 }
 
-fn build(stage: &Path, entries: &[Entry]) -> Result<OwnedFd, NamespaceError> {
+fn build(stage: &Path, wanted: &Namespace) -> Result<OwnedFd, NamespaceError> {
     // SAFETY: no memory is passed. The thread gives up sharing its root and directory with the others, which it owns alone.
     if unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) } != 0 {
         return Err(failed("making a mount namespace for", stage)(io::Error::last_os_error()));
@@ -98,12 +130,12 @@ fn build(stage: &Path, entries: &[Entry]) -> Result<OwnedFd, NamespaceError> {
     // Slave: what the host mounts later in a bound tree is seen here, nothing from here is seen by the host.
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slave).map_err(|errno| failed("detaching", Path::new("/"))(errno.into()))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("tmpfs", stage, "tmpfs", flags, c"mode=0755,size=256k,nr_inodes=1024")
-        .map_err(|errno| failed("mounting a tmpfs on", stage)(errno.into()))?;
-    for entry in entries {
-        make(stage, entry)?;
-    }
+    fill(stage, stage, &wanted.own)?;
+    let sealed = place(stage, &wanted.sealed_at);
+    std::fs::create_dir_all(&sealed).map_err(failed("making", &sealed))?;
+    fill(stage, &sealed, &wanted.sealed)?;
+    set_attributes(&sealed, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, Below::Too)?;
+    set_attributes(stage, libc::MOUNT_ATTR_RDONLY, Below::Not)?;
     let own = rustix::fs::open(
         "/proc/thread-self/ns/mnt",
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
@@ -120,18 +152,92 @@ fn build(stage: &Path, entries: &[Entry]) -> Result<OwnedFd, NamespaceError> {
     Ok(own)
 }
 
+/// Mounts a tmpfs as large as its entries need, and puts them there.
+fn fill(root: &Path, tmpfs: &Path, entries: &[Entry]) -> Result<(), NamespaceError> {
+    let page = 4096;
+    let bytes: usize = entries.iter().map(|entry| entry.bytes().next_multiple_of(page)).sum();
+    // Folders above an entry are made as well; each is a page at most where it has many names.
+    let options = format!("mode=0755,size={},nr_inodes={}", bytes + SPARE_BYTES, entries.len() * 4 + SPARE_INODES);
+    let options = CString::new(options).map_err(|error| failed("mounting a tmpfs on", tmpfs)(error.into()))?;
+    mount("tmpfs", tmpfs, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
+        .map_err(|errno| failed("mounting a tmpfs on", tmpfs)(errno.into()))?;
+    entries.iter().try_for_each(|entry| make(root, entry))
+}
+
+/// Whether what is mounted below is meant too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Below {
+    Too,
+    Not,
+}
+
+/// Sets attributes of a mount (mount_setattr(2), Linux 5.12).
+fn set_attributes(at: &Path, attributes: u64, below: Below) -> Result<(), NamespaceError> {
+    let path = c_path(at).map_err(failed("setting attributes of", at))?;
+    let attributes = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = if below == Below::Too { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is null-terminated, the struct is as large as said, and both live across the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(failed("sealing", at)(io::Error::last_os_error())) }
+}
+
 fn make(root: &Path, entry: &Entry) -> Result<(), NamespaceError> {
-    let place = |at: &Path| root.join(at.strip_prefix("/").unwrap_or(at));
     match entry {
-        Entry::Directory(at) => std::fs::create_dir_all(place(at)).map_err(failed("making", at)),
-        Entry::Link { at, target } => std::os::unix::fs::symlink(target, place(at)).map_err(failed("linking", at)),
+        Entry::Directory(at) => std::fs::create_dir_all(place(root, at)).map_err(failed("making", at)),
+        Entry::Link { at, target } => {
+            let place = place(root, at);
+            make_parent(&place)?;
+            std::os::unix::fs::symlink(target, &place).map_err(failed("linking", at))
+        }
+        Entry::File { at, content, mode } => {
+            let place = place(root, at);
+            make_parent(&place)?;
+            write(&place, content, *mode).map_err(failed("writing", at))
+        }
+        Entry::Again { from, at } => {
+            let (source, place) = (place(root, from), place(root, at));
+            mount_point(&source, &place)?;
+            mount_bind(&source, place).map_err(|errno| failed("binding", from)(errno.into()))
+        }
         Entry::Tree { source, at } => {
-            mount_point(source, &place(at))?;
-            mount_bind_recursive(source, place(at)).map_err(|errno| failed("binding", source)(errno.into()))
+            mount_point(source, &place(root, at))?;
+            mount_bind_recursive(source, place(root, at)).map_err(|errno| failed("binding", source)(errno.into()))
         }
         Entry::Bind { source, at } => {
-            mount_point(source, &place(at))?;
-            mount_bind(source, place(at)).map_err(|errno| failed("binding", source)(errno.into()))
+            mount_point(source, &place(root, at))?;
+            mount_bind(source, place(root, at)).map_err(|errno| failed("binding", source)(errno.into()))
+        }
+    }
+}
+
+fn place(root: &Path, at: &Path) -> PathBuf {
+    root.join(at.strip_prefix("/").unwrap_or(at))
+}
+
+fn write(place: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut file = std::fs::File::create_new(place)?;
+    file.write_all(content)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+}
+
+impl Entry {
+    /// What it takes of the file system's size.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::File { content, .. } => content.len(),
+            // A long target takes a page.
+            Self::Link { target, .. } => target.as_os_str().len(),
+            _ => 0,
         }
     }
 }
@@ -142,13 +248,15 @@ fn mount_point(source: &Path, place: &Path) -> Result<(), NamespaceError> {
     if kind.is_dir() {
         return std::fs::create_dir_all(place).map_err(failed("making", place));
     }
-    if let Some(parent) = place.parent() {
-        std::fs::create_dir_all(parent).map_err(failed("making", parent))?;
-    }
+    make_parent(place)?;
     if !place.exists() {
         std::fs::write(place, "").map_err(failed("making", place))?;
     }
     Ok(())
+}
+
+fn make_parent(place: &Path) -> Result<(), NamespaceError> {
+    place.parent().map_or(Ok(()), |parent| std::fs::create_dir_all(parent).map_err(failed("making", parent)))
 }
 
 fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NamespaceError {

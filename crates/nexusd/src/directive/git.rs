@@ -88,7 +88,8 @@ pub async fn run(
         stderr: err.write,
         timeout: step.timeout,
     };
-    let mut handle = engine.git_drivers().launch(Driver::Bwrap, run).await.map_err(|error| fail(&error))?;
+    let armed = engine.git_drivers().arm(Driver::Bwrap, run).map_err(|error| fail(&error))?;
+    let mut handle = engine.git_drivers().start(armed).await.map_err(|error| fail(&error))?;
     handle.ready().await.map_err(|error| fail(&error))?;
     handle.release().map_err(|error| fail(&error))?;
     let (exit, output, messages) =

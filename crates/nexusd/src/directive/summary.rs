@@ -21,7 +21,7 @@ pub(super) fn before_launch(engine: &Engine, admitted: &Admitted) -> StartedRequ
 }
 
 /// A sandbox that stands, whose command waits.
-pub(super) fn of_launched(engine: &Engine, admitted: &Admitted, layers: &Layers) -> StartedRequest {
+pub(super) fn of_armed(engine: &Engine, admitted: &Admitted, layers: &Layers) -> StartedRequest {
     let mut summary = asked(admitted);
     summary.insert("layers".into(), layers_value(layers));
     let mut request = started(summary);

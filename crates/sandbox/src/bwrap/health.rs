@@ -8,7 +8,6 @@ use tokio::sync::watch;
 
 use super::Bwrap;
 use crate::drivers::Engine;
-use crate::handle::RunHandle;
 use crate::{
     CommandLine, Environment, Health, Limits, NetworkPath, PreparedRun, RunName, Workspace, WorkspaceAccess,
     WorkspaceCwd,
@@ -58,8 +57,8 @@ impl Bwrap {
             stderr: output.write,
             timeout: TIMEOUT,
         };
-        let started = self.launch(engine, run).await.map_err(|error| error.to_string())?;
-        let mut handle = RunHandle::new(started);
+        let armed = self.arm(engine, run).map_err(|error| error.to_string())?;
+        let mut handle = armed.start(engine.spawner()).await.map_err(|error| error.to_string())?;
         handle.ready().await.map_err(|error| error.to_string())?;
         handle.release().map_err(|error| error.to_string())?;
         let (_keep, stop) = watch::channel(None);

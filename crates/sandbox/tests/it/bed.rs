@@ -101,7 +101,7 @@ impl Bed {
             stderr: stderr.write,
             timeout: run.timeout,
         };
-        let handle = self.drivers.launch(run.driver, prepared).await?;
+        let handle = self.drivers.start(self.drivers.arm(run.driver, prepared)?).await?;
         Ok((handle, read(stdout.read), read(stderr.read)))
     }
 

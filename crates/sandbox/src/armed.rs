@@ -1,0 +1,53 @@
+//! A run put together and not yet started: all that can be refused about it has been, and what will be in force around it
+//! is known, so that this can be told while its process is made.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use sys::cgroup::Group;
+use sys::spawn::{Program, Spawner};
+use tokio::sync::oneshot;
+
+use crate::control::Control;
+use crate::{LaunchError, Layers, RunHandle, process};
+
+/// A run put together. Dropping it leaves nothing behind.
+#[derive(Debug)]
+pub struct Armed {
+    program: Program,
+    around: Around,
+}
+
+/// What stands around a run from here to its end.
+#[derive(Debug)]
+pub(crate) struct Around {
+    /// To the helper; the plan waits in it.
+    pub(crate) control: Control,
+    /// Read end of the pipe that takes what the engine itself says.
+    pub(crate) diagnostics: OwnedFd,
+    pub(crate) listener: Option<oneshot::Sender<TcpListener>>,
+    pub(crate) group: Option<Group>,
+    pub(crate) layers: Layers,
+    pub(crate) timeout: Duration,
+    /// Turns the engine's own message into a sentence with the mend.
+    pub(crate) explain: fn(&str) -> String,
+}
+
+impl Armed {
+    pub(crate) fn new(program: Program, around: Around) -> Self {
+        Self { program, around }
+    }
+
+    /// What will be in force around the run.
+    #[must_use]
+    pub fn layers(&self) -> &Layers {
+        &self.around.layers
+    }
+
+    /// Makes the process; the sandbox is then being set up, and the command waits.
+    pub(crate) async fn start(self, spawner: &Spawner) -> Result<RunHandle, LaunchError> {
+        let process = process::start(spawner, self.program).await?;
+        Ok(RunHandle::new(process, self.around))
+    }
+}
