@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use conduits::{DnsName, DriverKind, InstanceId, SandboxProfile};
 use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, OperatorRules, Resolver, ResolverError};
-use sandbox::{Driver, DriverSettings, Drivers, DriversError, Health, Limit, LimitOrigin, Limits, RootSource};
+use sandbox::{Driver, DriverSettings, Drivers, DriversError, Health, Limit, LimitOrigin, Limits, RootSource, Starts};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -80,6 +80,8 @@ pub struct Surroundings {
     pub home: String,
     /// The territory's id, or what stands for it.
     pub territory: String,
+    /// Whether it is a daemon's engine, or a single command's.
+    pub starts: Starts,
 }
 
 /// Why the engine cannot be made.
@@ -348,6 +350,7 @@ fn driver_settings(config: &Config, around: &Surroundings, state: &Path) -> Driv
         root: crate::rootfs::source(config),
         sandbox_user: config.sandbox_user.clone(),
         extra_ro_paths: config.bwrap.extra_ro_paths.clone(),
+        starts: around.starts,
         ca_bundle: config.egress.ca_bundle.clone(),
     }
 }

@@ -16,6 +16,7 @@ use nexusd::rootfs::{self, Wanted};
 use nexusd::run::Scratch;
 use nexusd::signals::Signals;
 use nexusd::{VERSION, doctor, enroll, run};
+use sandbox::Starts;
 
 /// Usage or configuration.
 const USAGE: u8 = 2;
@@ -84,7 +85,7 @@ async fn start(source: &ConfigSource) -> Result<ExitCode> {
     let identity = config.identity()?;
     let territory = identity.territory_id().map(ToString::to_string).unwrap_or_default();
     let mothership = Mothership::new(&client_settings(&config, &identity)?)?;
-    let around = surroundings(territory);
+    let around = surroundings(territory, Starts::Many);
     let signals = Signals::new().context("cannot listen to signals")?;
     let reload = |mothership: &Mothership| reload(source, &log, mothership);
     daemon::run(Start { config, around, mothership }, signals, reload).await?;
@@ -179,7 +180,7 @@ async fn run_here(args: RunArgs) -> Result<ExitCode> {
     let (config, file) = load_or_built_in(&args.config)?;
     init_log(LogLevel::Warn, LogFormat::Text)?;
     let json = args.json;
-    let end = run::run(args, config, file, surroundings(String::new()), &std::env::temp_dir()).await?;
+    let end = run::run(args, config, file, surroundings(String::new(), Starts::Few), &std::env::temp_dir()).await?;
     if json {
         complain(&serde_json::to_string(&end)?);
     }
@@ -195,7 +196,9 @@ async fn examine(source: &ConfigSource, json: bool) -> Result<ExitCode> {
     };
     let scratch = Scratch::in_memory(&std::env::temp_dir())?;
     let drivers = match &subject.config {
-        Ok(config) => engine::doctors_drivers(config.as_ref(), &surroundings(String::new()), scratch.path()),
+        Ok(config) => {
+            engine::doctors_drivers(config.as_ref(), &surroundings(String::new(), Starts::Few), scratch.path())
+        }
         Err(_) => Err("the configuration cannot be read".to_owned()),
     };
     let report = doctor::examine(&subject, drivers.as_ref().map_err(Clone::clone)).await;
@@ -233,11 +236,11 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn surroundings(territory: String) -> Surroundings {
+fn surroundings(territory: String, starts: Starts) -> Surroundings {
     let search_path = environment("PATH")
         .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     let home = environment("HOME").unwrap_or_else(|| "/".to_owned());
-    Surroundings { search_path, home, territory }
+    Surroundings { search_path, home, territory, starts }
 }
 
 fn say(line: &str) -> Result<ExitCode> {

@@ -29,10 +29,10 @@ use crate::control::Control;
 use crate::drivers::{Engine, Owner};
 use crate::limits::Fence;
 use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess};
-use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource};
+use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource, Starts};
 
 use args::{Arguments, Mask, PROXY_SOCKET, Tree};
-use root::Root;
+use root::{LargeEtc, Root};
 
 /// This driver's name.
 pub(crate) const NAME: &str = "bwrap";
@@ -83,7 +83,9 @@ impl Bwrap {
             );
             return Ok(Err(missing));
         };
-        let root = Root::plan(settings)?;
+        let as_root = sys::user::effective_uid() == 0;
+        let large = if as_root && settings.starts == Starts::Many { LargeEtc::Copied } else { LargeEtc::Mounted };
+        let root = Root::plan(settings, large)?;
         let masks = args::masks(|path| Path::new(path).exists());
         let filter = match sys::seccomp::program() {
             Ok(filter) => filter,
@@ -91,7 +93,7 @@ impl Bwrap {
         };
         let filter = sys::memfd::sealed("nexus-seccomp", &filter, sys::memfd::Executable::No)
             .map_err(|source| DriversError::Prepare { path: "memfd:nexus-seccomp".into(), source })?;
-        let base = if sys::user::effective_uid() == 0 {
+        let base = if as_root {
             let stage = own_dir.join("pad");
             std::fs::create_dir_all(&stage).map_err(|source| DriversError::Prepare { path: stage.clone(), source })?;
             match sys::mount::namespace(&stage, pad(&root, &program)) {
@@ -286,8 +288,9 @@ fn pad(root: &Root, program: &Path) -> Namespace {
             Err(_) => {}
         }
     }
-    if Path::new("/etc/ld.so.cache").exists() {
-        own.push(Entry::Bind { source: "/etc/ld.so.cache".into(), at: "/etc/ld.so.cache".into() });
+    // A copy: what is missing in an old one is looked for in the usual folders.
+    if let Ok(cache) = std::fs::read("/etc/ld.so.cache") {
+        own.push(Entry::File { at: "/etc/ld.so.cache".into(), content: cache.into(), mode: 0o444 });
     }
     if !program.starts_with("/usr") && !["/bin", "/sbin"].iter().any(|dir| program.starts_with(dir)) {
         own.push(Entry::Bind { source: program.to_owned(), at: program.to_owned() });

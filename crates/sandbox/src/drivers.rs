@@ -70,8 +70,19 @@ pub struct DriverSettings {
     pub sandbox_user: String,
     /// Further host directories that sandboxes see read-only, at the same place.
     pub extra_ro_paths: Vec<PathBuf>,
+    /// How many sandboxes will be started.
+    pub starts: Starts,
     /// A file of CA certificates, added to the sandbox's own.
     pub ca_bundle: Option<PathBuf>,
+}
+
+/// How many sandboxes a set of drivers starts: whether preparing them well pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starts {
+    /// A daemon's.
+    Many,
+    /// A single command's.
+    Few,
 }
 
 /// Why the drivers cannot be built.

@@ -32,7 +32,7 @@ mod run;
 
 pub use armed::Armed;
 pub use cwd::{CwdError, WorkspaceCwd};
-pub use drivers::{Driver, DriverSettings, Drivers, DriversError, Owner, RootSource};
+pub use drivers::{Driver, DriverSettings, Drivers, DriversError, Owner, RootSource, Starts};
 pub use environment::{BaseEnvironment, Environment, EnvironmentError, ProxyVariables};
 pub use exit::{EndedBy, Exit, Stop, StopReason, Usage, exit_code};
 pub use handle::{LaunchError, READY_TIMEOUT, RunHandle};

@@ -56,9 +56,8 @@ const HOST_ETC: &[&str] = &[
     "timezone",
 ];
 
-/// Those of them that are large, and hold links, certificates and settings of programs that everybody on the host reads:
-/// mounted instead of copied, which takes microseconds where hundreds of copies take half a second.
-const MOUNTED_ETC: [&str; 7] =
+/// Those of them that are large, and hold links, certificates and settings of programs that everybody on the host reads.
+const LARGE_ETC: [&str; 7] =
     ["alternatives", "fonts", "java-11-openjdk", "java-17-openjdk", "java-21-openjdk", "java-25-openjdk", "ssl/certs"];
 
 /// What the sandbox's own /etc says. The resolver stub fails at once: names are looked up by the proxy.
@@ -117,13 +116,22 @@ pub(crate) struct Content {
     pub(crate) executable: bool,
 }
 
+/// How the large folders of the host's /etc get in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LargeEtc {
+    /// Mounted: at once, however large they are. Each mount costs every later start some 0.1 ms.
+    Mounted,
+    /// Copied: a few milliseconds in memory, once, for a daemon that starts many sandboxes.
+    Copied,
+}
+
 /// The root: each place, by its absolute path inside. Folders above a place go without saying.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Root(BTreeMap<PathBuf, Item>);
 
 impl Root {
     /// What the settings ask for, as this host is now.
-    pub(crate) fn plan(settings: &DriverSettings) -> Result<Self, DriversError> {
+    pub(crate) fn plan(settings: &DriverSettings, large: LargeEtc) -> Result<Self, DriversError> {
         let mut root = Self::default();
         for name in MOUNT_POINTS {
             root.put(Path::new("/").join(name), Item::Directory);
@@ -131,7 +139,7 @@ impl Root {
         root.put(HELPER, Item::File(Content { bytes: Cow::Borrowed(guest::HELPER), executable: true }));
         root.put(PROXY_SOCKET, Item::File(Content::of(Vec::new())));
         match &settings.root {
-            RootSource::HostUsr => root.host_usr(settings)?,
+            RootSource::HostUsr => root.host_usr(settings, large)?,
             RootSource::Rootfs(rootfs) => root.rootfs(rootfs, settings)?,
             // Nobody builds a root before there is one.
             RootSource::Awaited { reason } => {
@@ -166,7 +174,7 @@ impl Root {
         self.put(at, Item::File(Content::of(text.to_vec())));
     }
 
-    fn host_usr(&mut self, settings: &DriverSettings) -> Result<(), DriversError> {
+    fn host_usr(&mut self, settings: &DriverSettings, large: LargeEtc) -> Result<(), DriversError> {
         self.put("/usr", Item::Mount("/usr".into()));
         for name in PROGRAM_DIRS {
             self.top_level(Path::new("/"), name.as_ref())?;
@@ -175,8 +183,8 @@ impl Root {
             let at = Path::new("/etc").join(name);
             let is_dir = fs::symlink_metadata(&at).is_ok_and(|kind| kind.is_dir());
             // The operator's certificates are written into the bundle, so that folder must be a copy.
-            let mounted = MOUNTED_ETC.contains(name) && (settings.ca_bundle.is_none() || *name != "ssl/certs");
-            if mounted && is_dir {
+            let as_it_is = settings.ca_bundle.is_none() || *name != "ssl/certs";
+            if large == LargeEtc::Mounted && LARGE_ETC.contains(name) && as_it_is && is_dir {
                 self.put(at.clone(), Item::Mount(at));
             } else {
                 self.copy(&at, MAX_DEPTH)?;
@@ -333,6 +341,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::Starts;
 
     fn settings(root: &Path, ca_bundle: Option<PathBuf>) -> DriverSettings {
         DriverSettings {
@@ -342,6 +351,7 @@ mod tests {
             root: RootSource::Rootfs(root.to_owned()),
             sandbox_user: "nexus-sandbox".into(),
             extra_ro_paths: Vec::new(),
+            starts: Starts::Many,
             ca_bundle,
         }
     }
@@ -375,7 +385,7 @@ mod tests {
             fs::write(rootfs.join(name), text).unwrap();
         }
         symlink("usr/bin", rootfs.join("bin")).unwrap();
-        let root = Root::plan(&settings(&rootfs, Some(bundle))).unwrap();
+        let root = Root::plan(&settings(&rootfs, Some(bundle)), LargeEtc::Copied).unwrap();
         assert_eq!(root.0.get(Path::new("/bin")), Some(&Item::Link("usr/bin".into())));
         assert_eq!(root.0.get(Path::new("/a-file")), None);
         assert_eq!(mounts(&root), ["/etc", "/usr"]);
@@ -400,7 +410,7 @@ mod tests {
             fs::write(host.join(name), "SECRET").unwrap();
         }
         let planned = |places: &[&str]| {
-            let root = Root::plan(&settings(&rootfs, None)).unwrap();
+            let root = Root::plan(&settings(&rootfs, None), LargeEtc::Copied).unwrap();
             assert_eq!(mounts(&root), places);
             assert!(root.items().all(|(at, item)| !(at.starts_with("/etc") && matches!(item, Item::File(_)))));
         };
@@ -417,12 +427,16 @@ mod tests {
 
     #[test]
     fn of_the_host_s_etc_comes_what_is_named_and_no_key() {
-        let root = Root::plan(&DriverSettings { root: RootSource::HostUsr, ..settings(Path::new("/"), None) }).unwrap();
         let own: Vec<_> = OWN_ETC.iter().map(|(name, _)| *name).chain(["ssh/ssh_config"]).collect();
-        let top = |at: &Path| at.strip_prefix("/etc").ok().map(|name| name.to_str().unwrap().to_owned());
-        for name in root.items().filter_map(|(at, _)| top(at)) {
-            let named = own.iter().chain(HOST_ETC).any(|known| Path::new(&name).starts_with(known));
-            assert!(named && !name.ends_with(".key") && !name.contains("shadow"), "{name}");
+        for large in [LargeEtc::Copied, LargeEtc::Mounted] {
+            let settings = DriverSettings { root: RootSource::HostUsr, ..settings(Path::new("/"), None) };
+            let root = Root::plan(&settings, large).unwrap();
+            let inside = |at: &Path| at.strip_prefix("/etc").ok().map(|name| name.to_str().unwrap().to_owned());
+            for name in root.items().filter_map(|(at, _)| inside(at)) {
+                let named = own.iter().chain(HOST_ETC).any(|known| Path::new(&name).starts_with(known));
+                assert!(named && !name.ends_with(".key") && !name.contains("shadow"), "{name}");
+            }
+            assert_eq!(mounts(&root).iter().any(|at| at.starts_with("/etc")), large == LargeEtc::Mounted);
         }
     }
 

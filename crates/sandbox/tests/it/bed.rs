@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sandbox::{
     CommandLine, Driver, DriverSettings, Drivers, Environment, Exit, LaunchError, Limits, NetworkPath, PreparedRun,
-    RootSource, RunHandle, RunName, Stop, Workspace, WorkspaceAccess, WorkspaceCwd,
+    RootSource, RunHandle, RunName, Starts, Stop, Workspace, WorkspaceAccess, WorkspaceCwd,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -48,6 +48,7 @@ pub(crate) fn settings(dir: &Path) -> DriverSettings {
         root: RootSource::HostUsr,
         sandbox_user: "nexus-sandbox".into(),
         extra_ro_paths: Vec::new(),
+        starts: Starts::Many,
         ca_bundle: None,
     }
 }
