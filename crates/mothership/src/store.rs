@@ -25,6 +25,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -151,7 +152,7 @@ impl Store {
     pub fn open(path: &Path, hub: Arc<Hub>, clock: Clock) -> Result<Self, StoreError> {
         directory::close_database(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
         let mut conn = Connection::open(path)?;
-        conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        keep_statements(&conn)?;
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "synchronous", "FULL")?;
         conn.pragma_update(None, "foreign_keys", "ON")?;
@@ -245,6 +246,13 @@ impl Store {
     }
 }
 
+/// Statements are compiled once. Without the planner's promise not to look at what is bound to them, SQLite compiles one
+/// anew whenever its values change, which took more time than all else that the writer did.
+fn keep_statements(conn: &Connection) -> Result<(), rusqlite::Error> {
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
 impl Readers {
     fn take(&self) -> Result<Connection, StoreError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -253,7 +261,7 @@ impl Readers {
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&self.path, flags)?;
-        conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        keep_statements(&conn)?;
         conn.pragma_update(None, "query_only", "ON")?;
         conn.busy_timeout(std::time::Duration::from_secs(5))?;
         Ok(conn)
