@@ -244,7 +244,7 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             running: watch::Sender::new(false),
         }));
-        let order = Order { id: id.clone(), spec: lease.spec, folder: None, received: Instant::now() };
+        let order = Order { id: id.clone(), spec: lease.spec, folder: None, input: None, received: Instant::now() };
         let daemon = Arc::clone(self);
         let span = info_span!("directive", directive_id = %id);
         let line = async move {

@@ -10,6 +10,7 @@
 //! heartbeats ([`keep`]), the shipping of the log ([`crate::logs`]) and the egress proxy ([`network`]).
 //! `nexusd run` goes down the same line with another [`Reporter`].
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,8 @@ pub struct Order {
     pub spec: Value,
     /// Works in this folder instead of a facility's (`nexusd run --facility`).
     pub folder: Option<PathBuf>,
+    /// The command's standard input; without one it reads nothing (`nexusd run` has one).
+    pub input: Option<OwnedFd>,
     /// When it was handed over.
     pub received: Instant,
 }
@@ -272,7 +275,7 @@ fn arm(
         workspace: Workspace { host_dir: occupied.path.clone(), access: admitted.access.clone() },
         network: path,
         limits: admitted.limits,
-        stdin: None,
+        stdin: order.input.as_ref().map(OwnedFd::try_clone).transpose()?,
         stdout: logs.pipe(LogStream::Stdout)?,
         stderr: logs.pipe(LogStream::Stderr)?,
         timeout: admitted.timeout,

@@ -29,7 +29,7 @@ mod stage;
 mod terminal;
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,6 +113,9 @@ pub enum LogTrouble {
     /// This process's own standard output or error cannot be written.
     #[error("{0} cannot be written, so what the command printed is not whole: {1}")]
     Output(LogStream, String),
+    /// Whoever read this process's standard output does no more: there is nobody to write for.
+    #[error("nobody reads standard output any more")]
+    ReaderGone,
 }
 
 /// What became of one stream.
@@ -241,16 +244,6 @@ impl Logs {
         let (show, progress) = watch::channel(Progress { summary: stage.summary(), sealed: false });
         tasks.spawn(pump::Pump::new((stage, flush_interval), calls.clone(), inbox, show).run(cancel));
         Ok(Self { commands, progress, calls: Some(calls) })
-    }
-
-    /// Output that goes to this process's own stdout and stderr, byte for byte.
-    ///
-    /// # Errors
-    /// They are closed, or no descriptors are left.
-    pub fn to_terminal(tasks: &TaskTracker, cancel: CancellationToken) -> io::Result<Self> {
-        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
-        let stderr = io::stderr().as_fd().try_clone_to_owned()?;
-        Ok(Self::to_files(stdout, stderr, tasks, cancel))
     }
 
     /// Output that goes to these two descriptors, byte for byte.

@@ -13,13 +13,16 @@ use nexusd::doctor::Subject;
 use nexusd::engine::{self, Surroundings};
 use nexusd::observe::log::LogHandle;
 use nexusd::rootfs::{self, Wanted};
-use nexusd::run::Scratch;
+use nexusd::run::{RunError, Scratch};
 use nexusd::signals::Signals;
 use nexusd::{VERSION, doctor, enroll, run};
 use sandbox::Starts;
 
 /// Usage or configuration.
 const USAGE: u8 = 2;
+
+/// Nobody reads standard output any more: as a program ends that SIGPIPE ended.
+const READER_GONE: u8 = 128 + 13;
 
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os(), Platform::current()) {
@@ -46,14 +49,11 @@ fn main() -> ExitCode {
 
 fn dispatch(invocation: Invocation) -> Result<ExitCode> {
     match invocation {
-        Invocation::Daemon { config } => runtime()?.block_on(start(&config)),
+        Invocation::Daemon { config } => daemons_runtime()?.block_on(start(&config)),
         Invocation::Version => say(&cli::version_line()),
         Invocation::Doctor { config, json } => runtime()?.block_on(examine(&config, json)),
         Invocation::Enroll(args) => runtime()?.block_on(enroll_here(&args)),
-        Invocation::Run(args) => {
-            let code = runtime()?.block_on(run_here(args))?;
-            Ok(code)
-        }
+        Invocation::Run(args) => runtime()?.block_on(run_here(args)),
         Invocation::RootfsEnsure { config } => {
             let root = runtime()?.block_on(rootfs::command::run(&Wanted::of(&load(&config)?)))?;
             say(&root.display().to_string())
@@ -180,12 +180,29 @@ async fn run_here(args: RunArgs) -> Result<ExitCode> {
     let (config, file) = load_or_built_in(&args.config)?;
     init_log(LogLevel::Warn, LogFormat::Text)?;
     let json = args.json;
-    let end = run::run(args, config, file, surroundings(String::new(), Starts::Few), &std::env::temp_dir()).await?;
+    let ran = run::run(args, config, file, surroundings(String::new(), Starts::Few), &std::env::temp_dir()).await;
+    let ran = ran.map_err(anyhow::Error::from);
     if json {
-        complain(&serde_json::to_string(&end)?);
+        let line = match &ran {
+            Ok(end) => serde_json::to_string(&end.report)?,
+            Err(error) => {
+                serde_json::json!({ "status": "failed", "exit_code": 1, "error": sentence(error) }).to_string()
+            }
+        };
+        if let Err(error) = say(&line) {
+            return if is_broken_pipe(&error) { Ok(ExitCode::from(READER_GONE)) } else { Err(error) };
+        }
     }
-    let code = end.exit_code.unwrap_or(1);
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+    match ran {
+        Ok(end) => Ok(ExitCode::from(u8::try_from(end.code).unwrap_or(1))),
+        Err(error) if matches!(error.downcast_ref(), Some(RunError::ReaderGone)) => Ok(ExitCode::from(READER_GONE)),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.root_cause().downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 async fn examine(source: &ConfigSource, json: bool) -> Result<ExitCode> {
@@ -221,9 +238,14 @@ fn load_or_built_in(source: &ConfigSource) -> Result<(Config, bool)> {
 }
 
 /// The two threads are for the daemon's own work; commands are processes.
-fn runtime() -> Result<tokio::runtime::Runtime> {
+fn daemons_runtime() -> Result<tokio::runtime::Runtime> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     built.context("cannot start the runtime")
+}
+
+/// What does one thing and ends has the thread that it began with: others take time to start.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
 fn init_log(level: LogLevel, format: LogFormat) -> Result<LogHandle> {

@@ -1,16 +1,14 @@
 //! `nexusd run`: one command through the very line, driver, proxy and limits that a directive gets, without a control
 //! plane. Its output is the terminal's, its exit code the process's.
 
-use std::fs;
 use std::io;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use conduits::{DirectiveId, FinishedRequest, NetMode, SandboxProfile};
-use sandbox::{Driver, StopReason};
+use conduits::{DirectiveId, FinishedRequest, FinishedStatus, NetMode};
+use sandbox::StopReason;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -20,12 +18,15 @@ use crate::directive::report::{Reporter, TerminalDesk};
 use crate::directive::stop::StopSwitch;
 use crate::directive::{Order, carry_out};
 use crate::engine::{Engine, EngineError, Surroundings};
+use crate::facility::FacilityError;
 use crate::logs::{LogTrouble, Logs};
 use crate::rootfs::progress::Audience;
 use crate::rootfs::{self, RootfsError, Wanted};
-use crate::signals::Signals;
+use crate::signals::{Leave, Signals};
 
+mod facility;
 mod scratch;
+mod stdin;
 
 pub use scratch::Scratch;
 
@@ -63,6 +64,31 @@ pub enum RunError {
         /// The sandbox's uid.
         sandbox: u32,
     },
+    /// Another run works in the folder.
+    #[error("--facility {path} is in use by nexusd, process {holder}; wait for it, or name another folder", path = path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// Its process id, as it wrote it down.
+        holder: String,
+    },
+    /// The folder is a facility of a daemon, which cannot be had.
+    #[error(transparent)]
+    Facility(#[from] FacilityError),
+    /// Longer than the operator allows.
+    #[error("--timeout {} s is above limits.max_timeout ({} s) of the configuration", asked.as_secs_f64(), max.as_secs_f64())]
+    Timeout {
+        /// As asked.
+        asked: Duration,
+        /// As allowed.
+        max: Duration,
+    },
+    /// Standard input cannot be handed on.
+    #[error("cannot hand standard input on: {0}")]
+    Input(io::Error),
+    /// Whoever read standard output does no more.
+    #[error("nobody reads standard output any more")]
+    ReaderGone,
     /// Standard output or standard error is closed.
     #[error("cannot write to standard output or standard error: {0}")]
     Terminal(io::Error),
@@ -80,31 +106,32 @@ pub enum RunError {
     NoEnd,
 }
 
-/// Runs the command and says how it ended; `temp` is where folders for the time of the run are made. `file` tells whether `config` was read from a file: without one, the
-/// person at the terminal is the operator, and what he asks for is what he allows.
+/// How a run ended.
+#[derive(Debug)]
+pub struct RunEnd {
+    /// What a mothership would have been told.
+    pub report: FinishedRequest,
+    /// The exit code of `nexusd run`: the command's own, or 128 and the signal's number where a signal to nexusd ended it.
+    pub code: i32,
+}
+
+/// Runs the command and says how it ended; `temp` is where folders for the time of the run are made. `file` tells whether
+/// `config` was read from a file: without one, the person at the terminal is the operator, and what he asks for is what he
+/// allows.
 ///
 /// # Errors
 /// The run could not be set up; a command that fails is no error.
 pub async fn run(
     args: RunArgs,
-    mut config: Config,
+    config: Config,
     file: bool,
     around: Surroundings,
     temp: &Path,
-) -> Result<FinishedRequest, RunError> {
-    let scratch = Scratch::in_memory(temp)?;
-    config.work_dir = scratch.path().to_owned();
-    config.bwrap.proxy_socket_dir = scratch.path().join("proxy");
-    config.supported_sandbox_profiles = vec![args.profile];
-    if let Some(timeout) = args.timeout {
-        config.limits.default_timeout = timeout;
-        config.limits.max_timeout = timeout;
-    }
-    if !file {
-        config.operator.net_ceiling = NetMode::Unrestricted;
-        config.min_free_bytes = 0;
-    }
+) -> Result<RunEnd, RunError> {
+    // First of all: what is asked for from here on waits to be heard.
     let mut signals = Signals::new().map_err(RunError::Signals)?;
+    let scratch = Scratch::in_memory(temp)?;
+    let config = for_one_run(config, &args, file, scratch.path())?;
     if rootfs::is_wanted(&config) {
         // A person is shown how far it is; a script gets the command's output alone.
         let audience = Some(Audience::of_stderr()).filter(|audience| *audience != Audience::Lines);
@@ -114,32 +141,102 @@ pub async fn run(
     let metrics = Arc::new(crate::engine::metrics(&counters));
     let give_up = CancellationToken::new();
     let engine = Engine::new(config, around, metrics, counters, &give_up).await?;
-    // Without a folder of the user's, an empty one of the run's own: on the disk, for it may be filled.
-    let own_folder = args.facility.is_none().then(|| Scratch::new(temp)).transpose()?;
-    let folder = args.facility.as_deref().or(own_folder.as_ref().map(Scratch::path)).unwrap_or(temp);
-    let folder = settle_owner(&engine, folder, args.profile)?;
+    let folder = facility::take(&engine, args.facility.as_deref(), temp, args.profile).await?;
+    let (input, pump) = stdin::open(io::stdin().as_fd()).map_err(RunError::Input)?.unzip();
     let id = DirectiveId::generate();
-    let order = Order { spec: spec_of(&id, &args), id, folder: Some(folder), received: Instant::now() };
-    let logs = Logs::to_terminal(&engine.tasks, CancellationToken::new()).map_err(RunError::Terminal)?;
+    let order =
+        Order { spec: spec_of(&id, &args), id, folder: Some(folder.path.clone()), input, received: Instant::now() };
+    let logs = output(&engine, args.json).map_err(RunError::Terminal)?;
     let reporter = Reporter::Terminal(TerminalDesk::new(logs.clone()));
-    let stop = StopSwitch::default();
-    {
-        let mut line = Box::pin(carry_out(&engine, order, &reporter, &stop));
-        tokio::select! {
-            () = &mut line => {}
-            () = async { signals.leave().await; stop.stop(StopReason::Cancel); signals.leave().await; stop.stop(StopReason::LeaseLost) } => line.await,
-            () = async { stop.stopped().await; std::future::pending().await } => {}
-        }
-    }
+    let asked = {
+        let stop = StopSwitch::default();
+        let pump = async {
+            if let Some(pump) = pump {
+                pump.run().await;
+            }
+        };
+        until_its_end(carry_out(&engine, order, &reporter, &stop), pump, &stop, &mut signals).await
+    };
     give_up.cancel();
     engine.tasks.close();
     engine.tasks.wait().await;
-    if let Some(trouble) = logs.summary().trouble {
-        return Err(RunError::Output(trouble));
+    match logs.summary().trouble {
+        Some(LogTrouble::ReaderGone) => return Err(RunError::ReaderGone),
+        Some(trouble) => return Err(RunError::Output(trouble)),
+        None => {}
     }
-    match reporter {
-        Reporter::Terminal(desk) => desk.into_end().ok_or(RunError::NoEnd),
-        Reporter::Mothership(_) => Err(RunError::NoEnd),
+    let Reporter::Terminal(desk) = reporter else { return Err(RunError::NoEnd) };
+    let report = desk.into_end().ok_or(RunError::NoEnd)?;
+    let code = code_of(&report, asked);
+    Ok(RunEnd { report, code })
+}
+
+/// The configuration of a run of its own: the operator's limits, programs, roots and rules of egress stay; its state is
+/// the run's, and gone with it.
+fn for_one_run(mut config: Config, args: &RunArgs, file: bool, state: &Path) -> Result<Config, RunError> {
+    config.work_dir = state.to_owned();
+    config.bwrap.proxy_socket_dir = state.join("proxy");
+    config.supported_sandbox_profiles = vec![args.profile];
+    if !file {
+        config.operator.net_ceiling = NetMode::Unrestricted;
+        config.min_free_bytes = 0;
+    }
+    if let Some(asked) = args.timeout {
+        let max = config.limits.max_timeout;
+        if file && asked > max {
+            return Err(RunError::Timeout { asked, max });
+        }
+        config.limits.default_timeout = asked;
+        config.limits.max_timeout = max.max(asked);
+    }
+    Ok(config)
+}
+
+/// Where the command's output goes: to nexusd's own streams; with `--json`, where standard output is for the report alone,
+/// all of it to standard error.
+fn output(engine: &Engine, json: bool) -> io::Result<Logs> {
+    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+    let stdout = if json { stderr.try_clone()? } else { io::stdout().as_fd().try_clone_to_owned()? };
+    Ok(Logs::to_files(stdout, stderr, &engine.tasks, CancellationToken::new()))
+}
+
+/// Carries the line to its end, fed by the pump. The first signal asks the command to end and gives it its grace, the
+/// second ends it at once. Says which the first one was.
+async fn until_its_end(
+    line: impl Future<Output = ()>,
+    pump: impl Future<Output = ()>,
+    stop: &StopSwitch,
+    signals: &mut Signals,
+) -> Option<Leave> {
+    let mut asked = None;
+    let mut line = std::pin::pin!(line);
+    let mut fed = std::pin::pin!(async {
+        pump.await;
+        std::future::pending::<()>().await;
+    });
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut line => return asked,
+            leave = signals.leave() => match asked {
+                None => {
+                    asked = Some(leave);
+                    stop.stop(StopReason::Cancel);
+                }
+                // No grace is left: see `grace_of`.
+                Some(_) => stop.stop(StopReason::LeaseLost),
+            },
+            () = &mut fed => {}
+        }
+    }
+}
+
+/// A run that a signal ended exits as a program that the signal ended would: whoever reads only the code is not told of a
+/// success.
+fn code_of(report: &FinishedRequest, asked: Option<Leave>) -> i32 {
+    match asked {
+        Some(leave) if report.status == FinishedStatus::Canceled => 128 + leave.number(),
+        _ => report.exit_code.unwrap_or(1),
     }
 }
 
@@ -159,29 +256,4 @@ fn spec_of(id: &DirectiveId, args: &RunArgs) -> Value {
         "capabilities": { "net": net },
         "env": env,
     })
-}
-
-/// A folder that the person at the terminal names is never given away: handing over `/` or `/etc` would hand the host
-/// to the sandbox's uid. Only an empty one of root's changes its owner, itself alone; everything else is refused with
-/// the command that whoever means it can run. Gives the folder's own path, behind links.
-fn settle_owner(engine: &Engine, folder: &Path, profile: SandboxProfile) -> Result<PathBuf, RunError> {
-    let fail = |what| move |source| RunError::Folder { what, path: folder.to_owned(), source };
-    // By descriptor, so that what is looked at is what changes its owner, also behind a link.
-    let directory = rustix::fs::OFlags::DIRECTORY.bits().cast_signed();
-    let opened = fs::OpenOptions::new().read(true).custom_flags(directory).open(folder);
-    let opened = opened.map_err(fail("open --facility"))?;
-    let owner = opened.metadata().map_err(fail("read --facility"))?.uid();
-    let real = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).map_err(fail("find --facility"))?;
-    let sandbox = engine.drivers.owner(Driver::Bwrap);
-    let confined = matches!(profile, SandboxProfile::Untrusted | SandboxProfile::Trusted);
-    if !confined || owner == sandbox.uid {
-        return Ok(real);
-    }
-    let listing = rustix::fs::Dir::read_from(&opened).map_err(|errno| fail("read --facility")(errno.into()))?;
-    let empty = listing.flatten().all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."));
-    if owner != 0 || !empty {
-        return Err(RunError::Owner { path: folder.to_owned(), owner, sandbox: sandbox.uid });
-    }
-    std::os::unix::fs::fchown(&opened, Some(sandbox.uid), Some(sandbox.gid)).map_err(fail("hand over --facility"))?;
-    Ok(real)
 }

@@ -45,12 +45,34 @@ impl Signals {
         }
     }
 
-    /// Waits for whatever asks a program at a terminal to leave: SIGTERM, Ctrl-C, or the terminal closed.
-    pub async fn leave(&mut self) {
+    /// Waits for whatever asks a program at a terminal to leave. Cancel safe.
+    pub async fn leave(&mut self) -> Leave {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.terminate.recv() => Leave::Terminate,
+            _ = self.interrupt.recv() => Leave::Interrupt,
+            _ = self.hangup.recv() => Leave::HangUp,
+        }
+    }
+}
+
+/// What asked a program at a terminal to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT: Ctrl-C.
+    Interrupt,
+    /// SIGHUP: the terminal was closed.
+    HangUp,
+}
+
+impl Leave {
+    /// The signal's number, the same on every system.
+    pub fn number(self) -> i32 {
+        match self {
+            Self::HangUp => 1,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
         }
     }
 }

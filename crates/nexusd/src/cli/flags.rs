@@ -10,6 +10,16 @@ use conduits::{AllowEntry, EnvName, NetMode, SandboxProfile};
 use crate::config::{Platform, parse_duration};
 use crate::enroll::KeyKind;
 
+/// What a script must know of `nexusd run`.
+const AFTER_RUN: &str = "\
+The configuration file gives limits, programs, roots and the rules of egress, where there is one (config.yaml of the working \
+directory, or --config); without one, what the flags ask for is allowed.\n\n\
+The command reads nexusd's standard input through a pipe, which may read ahead of it: give < /dev/null to keep it.\n\n\
+The first SIGINT, SIGTERM or SIGHUP sends the command SIGTERM and leaves it 10 s, a second one ends it at once.\n\n\
+Exit codes: the command's own; 124 its timeout; 125 its disk limit; 126 and 127 as shells use them; 128+N killed by signal N; \
+130, 143 or 129 ended by a SIGINT, SIGTERM or SIGHUP to nexusd; 141 nobody reads its output any more; 1 it could not be run; \
+2 wrong usage or configuration.";
+
 /// Pulls directives from the mothership and runs each in its sandbox.
 ///
 /// Without a subcommand the daemon runs. The flags of the deployment guide work with one dash or two.
@@ -76,6 +86,7 @@ pub(super) struct Flags {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run one command in a sandbox, as a directive would, without a mothership
+    #[command(after_long_help = AFTER_RUN)]
     Run(RunFlags),
     /// Check this host and say what is missing
     Doctor {
@@ -134,7 +145,7 @@ pub(super) struct RunFlags {
     #[arg(long, value_name = "MODE", value_parser = net_mode)]
     pub(super) net: Option<NetMode>,
 
-    /// The directory that is /workspace [default: an empty one, removed afterwards]
+    /// The directory that is /workspace, one run at a time [default: an empty one, removed afterwards]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) facility: Option<PathBuf>,
 
@@ -142,7 +153,7 @@ pub(super) struct RunFlags {
     #[arg(long, value_name = "DURATION", value_parser = timeout)]
     pub(super) timeout: Option<Duration>,
 
-    /// Report the end as one JSON line on standard error
+    /// Print how it ended as one line of JSON on standard output; all output of the command goes to standard error
     #[arg(long)]
     pub(super) json: bool,
 

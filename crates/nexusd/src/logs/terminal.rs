@@ -75,16 +75,21 @@ struct Sink<'a, O, E> {
 
 impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Sink<'_, O, E> {
     async fn write(&mut self, stream: LogStream, bytes: &[u8], from_command: bool) {
+        if !from_command && self.show.borrow().summary.trouble == Some(LogTrouble::ReaderGone) {
+            // How the command ends over it is nobody's news: a pipeline's end is silent.
+            return;
+        }
         let result = match stream {
             LogStream::Stdout => write_all(self.stdout, bytes).await,
             LogStream::Stderr => write_all(self.stderr, bytes).await,
         };
         let trouble = match result {
-            // A reader that went away (`nexusd run … | head`): it has all it wanted, the command goes on.
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Some(LogTrouble::Output(stream, error.to_string()))
+            Ok(()) => None,
+            // `nexusd run … | head`: the reader has all it wanted, and the command is ended as SIGPIPE would have ended it.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                (stream == LogStream::Stdout).then_some(LogTrouble::ReaderGone)
             }
-            _ => None,
+            Err(error) => Some(LogTrouble::Output(stream, error.to_string())),
         };
         let len = bytes.len() as u64;
         self.show.send_modify(|progress| {

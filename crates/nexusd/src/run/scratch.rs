@@ -45,15 +45,21 @@ impl Scratch {
     /// # Errors
     /// As [`Scratch::new`].
     pub fn in_memory(parent: &Path) -> Result<Self, RunError> {
-        let shared = Path::new(SHARED_MEMORY);
-        let usable = rustix::fs::statvfs(shared).is_ok_and(|stat| {
-            // The helper is executed from there by the sandbox's ssh.
-            !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC)
-        }) && rustix::fs::statfs(shared).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC);
-        if usable && let Ok(scratch) = Self::new(shared) {
+        if let Some(shared) = Self::shared_memory()
+            && let Ok(scratch) = Self::new(shared)
+        {
             return Ok(scratch);
         }
         Self::new(parent)
+    }
+
+    /// The host's place for files in memory, where it is one that programs may be executed from: the sandbox's ssh does.
+    pub(super) fn shared_memory() -> Option<&'static Path> {
+        let shared = Path::new(SHARED_MEMORY);
+        let usable = rustix::fs::statvfs(shared)
+            .is_ok_and(|stat| !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+            && rustix::fs::statfs(shared).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC);
+        usable.then_some(shared)
     }
 
     /// Where it is.

@@ -1,10 +1,13 @@
 //! `nexusd run`: the same line without a control plane.
 
-use std::process::Output;
+use std::io::{Read as _, Write as _};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
-use testkit::{WorkDir, require};
+use rustix::process::Signal;
+use testkit::{Output as Stream, Process, WorkDir, require};
 
-use crate::bed::nexusd;
+use crate::bed::{SOON, nexusd};
 
 fn run(args: &[&str]) -> Output {
     let dir = WorkDir::new();
@@ -144,4 +147,155 @@ fn a_long_temporary_folder_is_no_matter() {
     let output =
         nexusd().current_dir(dir.path()).env("TMPDIR", &long).args(["run", "--", "echo ran"]).output().unwrap();
     assert_eq!(texts(&output), (Some(0), "ran\n".into(), String::new()));
+}
+
+/// What an operator wrote down holds for his own runs, too; what is not written down, the flags decide.
+#[test]
+fn the_configuration_of_the_folder_is_in_force() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let run = |args: &[&str]| texts(&nexusd().current_dir(dir.path()).arg("run").args(args).output().unwrap());
+    let (unrestricted, long) = (["--net", "unrestricted", "--", "true"], ["--timeout", "1m", "--", "true"]);
+    let files = ["--", "ulimit -n"];
+    // Controls: without a file, all of it goes.
+    assert_eq!((run(&unrestricted).0, run(&long).0), (Some(0), Some(0)));
+    assert_ne!(run(&files).1, "77\n");
+    dir.write("config.yaml", "limits: {default_timeout: 10s, max_timeout: 20s, nofile: 77}\nmin_free_bytes: 0\n");
+    let (code, _, stderr) = run(&unrestricted);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("operator.net_ceiling"), "{stderr}");
+    let (code, _, stderr) = run(&long);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("--timeout 60 s is above limits.max_timeout (20 s)"), "{stderr}");
+    assert_eq!(run(&["--timeout", "15s", "--", "ulimit -n"]), (Some(0), "77\n".into(), String::new()));
+    // One that is named and not there is no default.
+    let (code, _, stderr) = run(&["-config", "other.yaml", "--", "true"]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("other.yaml: no such file"), "{stderr}");
+}
+
+#[test]
+fn standard_input_arrives_and_ends() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let text = "a line\n".repeat(50_000);
+    for profile in ["untrusted", "host"] {
+        let mut command = nexusd();
+        command.current_dir(dir.path()).args(["run", "--profile", profile, "--", "cat; echo end"]);
+        let mut process = Process::start(command.stdin(Stdio::piped()));
+        let mut input = process.take_stdin().unwrap();
+        input.write_all(text.as_bytes()).unwrap();
+        drop(input);
+        assert_eq!(process.wait(SOON).code(), Some(0), "{profile}: {}", process.text(Stream::Stderr));
+        assert!(process.text(Stream::Stdout) == format!("{text}end\n"), "{profile}");
+        // Nothing there is nothing read, and is not waited for.
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(texts(&output), (Some(0), "end\n".into(), String::new()), "{profile}");
+    }
+    // A command that reads nothing is not held up by who writes without end.
+    let endless = std::fs::File::open("/dev/zero").unwrap();
+    let output = nexusd().current_dir(dir.path()).args(["run", "--", "true"]).stdin(endless).output().unwrap();
+    assert_eq!(texts(&output), (Some(0), String::new(), String::new()));
+}
+
+/// With the terminal itself a command could type into it (TIOCSTI), or read what was meant for the shell afterwards.
+#[test]
+fn the_terminal_stays_out_of_the_command_s_reach() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let master = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::grantpt(&master).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+    let terminal = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    for profile in ["untrusted", "host"] {
+        let mut command = nexusd();
+        let script = "test -t 0 && echo terminal; read line; echo \"got $line\"";
+        command.current_dir(dir.path()).args(["run", "--profile", profile, "--", script]);
+        let mut process = Process::start(command.stdin(terminal.try_clone().unwrap()));
+        rustix::io::write(&master, b"typed\n").unwrap();
+        assert!(process.wait(SOON).success(), "{profile}: {}", process.text(Stream::Stderr));
+        assert_eq!(process.text(Stream::Stdout), "got typed\n", "{profile}");
+    }
+}
+
+#[test]
+fn two_runs_do_not_share_a_folder() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    std::fs::create_dir(dir.join("f")).unwrap();
+    let run = |script: &str| {
+        let mut command = nexusd();
+        command.current_dir(dir.path()).args(["run", "--facility", "f", "--", script]);
+        command
+    };
+    let mut first = Process::start(run("echo up; read line; true").stdin(Stdio::piped()));
+    drop(first.wait_for_line(Stream::Stdout, "up", SOON));
+    let (code, stdout, stderr) = texts(&run("echo ran").output().unwrap());
+    assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert!(stderr.contains(&format!("in use by nexusd, process {}", first.id())), "{stderr}");
+    drop(first.take_stdin());
+    assert!(first.wait(SOON).success());
+    assert_eq!(texts(&run("echo ran").output().unwrap()), (Some(0), "ran\n".into(), String::new()));
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_command_in_silence() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let mut command = nexusd();
+    command.current_dir(dir.path()).args(["run", "--", "while :; do echo more; done"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 5]).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(texts(&output), (Some(141), String::new(), String::new()));
+    assert!(began.elapsed() < SOON);
+}
+
+#[test]
+fn json_is_one_line_and_all_of_standard_output() {
+    require!(Bwrap);
+    let ended = |args: &[&str]| {
+        let (code, stdout, stderr) = texts(&run(args));
+        assert_eq!(stdout.lines().count(), 1, "{stdout:?}");
+        (code, serde_json::from_str::<serde_json::Value>(&stdout).unwrap(), stderr)
+    };
+    let (code, end, stderr) = ended(&["--json", "--", "echo out; echo err >&2; exit 3"]);
+    assert_eq!((code, &end["status"], &end["exit_code"]), (Some(3), &"failed".into(), &3.into()), "{end}");
+    assert_eq!(stderr, "out\nerr\n");
+    assert!(end["artifacts_manifest"]["usage"]["wall_ms"].is_u64(), "{end}");
+    let (code, end, stderr) = ended(&["--json", "--facility", "/no/such/folder", "--", "true"]);
+    assert_eq!((code, &end["exit_code"]), (Some(1), &1.into()), "{end}");
+    assert!(end["error"].as_str().unwrap().contains("/no/such/folder") && stderr.contains("/no/such/folder"), "{end}");
+}
+
+#[test]
+fn the_first_signal_asks_and_the_second_ends() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let start = |script: &str| {
+        let mut command = nexusd();
+        let process = Process::start(command.current_dir(dir.path()).args(["run", "--json", "--", script]));
+        drop(process.wait_for_line(Stream::Stderr, "up", SOON));
+        process
+    };
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let mut asked = start("trap 'echo asked; exit 9' TERM; echo up; while :; do sleep 0.05; done");
+        asked.signal(signal);
+        assert_eq!(asked.wait(SOON).code(), Some(code));
+        assert!(asked.text(Stream::Stderr).contains("asked\n"), "{}", asked.text(Stream::Stderr));
+        let end: serde_json::Value = serde_json::from_str(&asked.text(Stream::Stdout)).unwrap();
+        assert_eq!((&end["status"], &end["exit_code"]), (&"canceled".into(), &9.into()), "{end}");
+    }
+    // Deaf to the first, it has its grace of 10 s; the second leaves it none.
+    let mut deaf = start("trap 'echo deaf' TERM; echo up; while :; do sleep 0.05; done");
+    deaf.signal(Signal::INT);
+    drop(deaf.wait_for_line(Stream::Stderr, "deaf", SOON));
+    let began = Instant::now();
+    deaf.signal(Signal::INT);
+    assert_eq!(deaf.wait(SOON).code(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
