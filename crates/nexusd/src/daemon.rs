@@ -111,20 +111,71 @@ pub struct Daemon {
 /// # Errors
 /// It could not start; once it runs, nothing ends it but a signal.
 pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership)) -> Result<(), DaemonError> {
+    let mothership = start.mothership.clone();
+    let background = TaskTracker::new();
+    let give_up = CancellationToken::new();
+    let up = tokio::select! {
+        biased;
+        // Nothing has been asked for yet, so nothing is owed: what is left on disk is sent at the next start.
+        () = signals.until_stop(|| reload(&mothership)) => None,
+        up = bring_up(start, &background, &give_up) => Some(up?),
+    };
+    let Some((daemon, rhythm)) = up else {
+        crate::signals::notify_stopping();
+        end(&background, None, &give_up).await;
+        return Ok(());
+    };
+    let heartbeat_interval = daemon.engine.config.territory_heartbeat.interval;
+    background.spawn(beat::territory(Arc::clone(&daemon), rhythm, give_up.clone()));
+    background.spawn(beat::health(Arc::clone(&daemon), give_up.clone()));
+    background.spawn(beat::facts(Arc::clone(&daemon), give_up.clone()));
+
+    let stop_polling = CancellationToken::new();
+    let mut polling = background.spawn(daemon.clone().poll(stop_polling.clone()));
+    crate::signals::notify_ready();
+    info!(server = %daemon.engine.config.server_url, slots = daemon.slots.available_permits(), "nexusd is up");
+
+    signals.until_stop(|| reload(&daemon.mothership)).await;
+    daemon.stopping.send_replace(true);
+    daemon.publish(heartbeat_interval);
+    crate::signals::notify_stopping();
+    stop_polling.cancel();
+    let mut patient = true;
+    let polled = tokio::select! {
+        polled = &mut polling => polled,
+        () = signals.again() => {
+            patient = false;
+            daemon.cancel_all("a second signal");
+            polling.await
+        }
+    };
+    if let Err(error) = polled {
+        warn!(%error, "polling ended badly");
+    }
+    daemon.drain(&mut signals, patient).await;
+    end(&background, Some(&daemon), &give_up).await;
+    Ok(())
+}
+
+/// Everything up to the first heartbeat: the mothership must know this start of the daemon before it leases anything to
+/// it.
+async fn bring_up(
+    start: Start,
+    background: &TaskTracker,
+    give_up: &CancellationToken,
+) -> Result<(Arc<Daemon>, beat::Rhythm), DaemonError> {
     let lock = lock_work_dir(&start.config)?;
     let egress = Arc::<EgressCounters>::default();
-    let log_counters = Arc::<LogCounters>::default();
     let metrics = Arc::new(crate::engine::metrics(&egress));
-    let give_up = CancellationToken::new();
     let opened = Outbox::open(start.config.state_dir().join("outbox"))?;
-    let engine = Engine::new(start.config, start.around, Arc::clone(&metrics), egress, &give_up).await?;
+    let engine = Engine::new(start.config, start.around, Arc::clone(&metrics), egress, give_up).await?;
     let slots = engine.config.max_concurrent_directives;
     let heartbeat_interval = engine.config.territory_heartbeat.interval;
     let daemon = Arc::new(Daemon {
         engine,
         mothership: start.mothership,
         outbox: opened.outbox,
-        counters: log_counters,
+        counters: Arc::default(),
         metrics,
         slots: Arc::new(Semaphore::new(slots)),
         running: Mutex::default(),
@@ -142,9 +193,8 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
         began: Instant::now(),
         _lock: lock,
     });
-    let background = TaskTracker::new();
     background.spawn(opened.task.run(give_up.clone()));
-    daemon.observe(&background)?;
+    daemon.observe(background)?;
     daemon.engine.check_health().await;
     for (profile, driver) in daemon.engine.missing_drivers() {
         warn!(%profile, %driver, "this build does not have the profile's driver: its directives are not asked for");
@@ -153,35 +203,25 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
         background.spawn(root::fetch(Arc::clone(&daemon), give_up.clone()));
     }
     recover::recover(&daemon, opened.leftovers, opened.set_aside).await;
-    // Before the first poll: the mothership must know this start of the daemon before it leases anything to it.
     let rhythm = beat::first(&daemon).await;
-    background.spawn(beat::territory(Arc::clone(&daemon), rhythm, give_up.clone()));
-    background.spawn(beat::health(Arc::clone(&daemon), give_up.clone()));
-    background.spawn(beat::facts(Arc::clone(&daemon), give_up.clone()));
+    Ok((daemon, rhythm))
+}
 
-    let stop_polling = CancellationToken::new();
-    let polling = background.spawn(daemon.clone().poll(stop_polling.clone()));
-    crate::signals::notify_ready();
-    info!(server = %daemon.engine.config.server_url, slots, "nexusd is up");
-
-    signals.until_stop(|| reload(&daemon.mothership)).await;
-    daemon.stopping.send_replace(true);
-    daemon.publish(heartbeat_interval);
-    crate::signals::notify_stopping();
-    stop_polling.cancel();
-    if let Err(error) = polling.await {
-        warn!(%error, "polling ended badly");
-    }
-    daemon.drain(&mut signals).await;
+/// Ends what runs in the background, within a bound.
+async fn end(background: &TaskTracker, daemon: Option<&Daemon>, give_up: &CancellationToken) {
     give_up.cancel();
     background.close();
-    daemon.engine.tasks.close();
-    let flushed = async { tokio::join!(background.wait(), daemon.engine.tasks.wait()) };
+    let flushed = async {
+        background.wait().await;
+        if let Some(daemon) = daemon {
+            daemon.engine.tasks.close();
+            daemon.engine.tasks.wait().await;
+        }
+    };
     if tokio::time::timeout(FLUSH_WITHIN, flushed).await.is_err() {
         warn!("some background work did not end in time; what is on disk is sent at the next start");
     }
     info!("nexusd is down");
-    Ok(())
 }
 
 impl Daemon {
@@ -269,31 +309,41 @@ impl Daemon {
         }
     }
 
-    /// Waits for the running directives, at most `shutdown_timeout` and until a second signal; then cancels them.
-    async fn drain(&self, signals: &mut Signals) {
+    /// Waits for the running directives, at most `shutdown_timeout` and until a second signal; then cancels them. Without
+    /// patience that has happened already. A further signal leaves their reports to the next start.
+    async fn drain(&self, signals: &mut Signals, patient: bool) {
         self.directives.close();
         let waiting = self.directives.len();
         if waiting > 0 {
             info!(directives = waiting, "waiting for running directives");
         }
-        let patience = async {
-            match self.engine.config.shutdown_timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = self.directives.wait() => return,
-            () = patience => warn!("shutdown_timeout is over: running directives are canceled"),
-            () = signals.again() => warn!("a second signal: running directives are canceled"),
-        }
-        for switch in self.running.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            switch.stop(StopReason::Shutdown);
+        if patient {
+            let over = async {
+                match self.engine.config.shutdown_timeout {
+                    Some(timeout) => tokio::time::sleep(timeout).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let why = tokio::select! {
+                () = self.directives.wait() => return,
+                () = over => "shutdown_timeout is over",
+                () = signals.again() => "a second signal",
+            };
+            self.cancel_all(why);
         }
         let last = CANCEL_GRACE + SHIP_WITHIN;
         tokio::select! {
             () = self.directives.wait() => {}
             () = tokio::time::sleep(last) => warn!("some directives did not end in time; their reports are sent at the next start"),
+            () = signals.again() => warn!("a further signal: reports that are not sent yet are sent at the next start"),
+        }
+    }
+
+    fn cancel_all(&self, why: &str) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        warn!(directives = running.len(), "{why}: running directives are canceled");
+        for switch in running.values() {
+            switch.stop(StopReason::Shutdown);
         }
     }
 

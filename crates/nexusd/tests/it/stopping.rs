@@ -1,11 +1,12 @@
 //! How the daemon itself begins and ends.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conduits::LogStream;
 use rustix::process::Signal;
 use serde_json::json;
-use testkit::{Output, Process, require};
+use testkit::stub::FaultKind;
+use testkit::{Endpoint, Fault, Output, Process, Stub, StubOptions, WorkDir, require};
 
 use crate::bed::{Bed, SOON, nexusd, start};
 
@@ -29,6 +30,49 @@ async fn a_second_signal_cancels_them() {
     bed.daemon.signal(Signal::TERM);
     drop(bed.daemon.wait_for_line(Output::Stderr, "waiting for running directives", SOON));
     bed.daemon.signal(Signal::TERM);
+    assert!(bed.daemon.wait(SOON).success());
+    assert_eq!(bed.ended(id).await.report.status.as_str(), "canceled");
+}
+
+/// A mothership that does not answer is no reason to be deaf.
+#[test]
+fn a_signal_before_the_daemon_is_up_is_heard_at_once() {
+    require!(Bwrap);
+    let stub = Stub::start(StubOptions::full());
+    stub.fail(Endpoint::TerritoryHeartbeat, Fault { kind: FaultKind::Hang, times: usize::MAX });
+    let dir = WorkDir::new();
+    let config = format!("server_url: \"{}\"\nterritory_id: t-1\nwork_dir: ./w\nmin_free_bytes: 0\n", stub.url());
+    dir.write("config.yaml", config);
+    for signal in [Signal::TERM, Signal::INT] {
+        let before = stub.count(Endpoint::TerritoryHeartbeat);
+        let mut daemon = Process::start(nexusd().arg("-config").arg(dir.join("config.yaml")));
+        testkit::wait::until("the first heartbeat", SOON, || {
+            (stub.count(Endpoint::TerritoryHeartbeat) > before).then_some(())
+        });
+        daemon.signal(signal);
+        let began = Instant::now();
+        assert!(daemon.wait(SOON).success());
+        let said = daemon.text(Output::Stderr);
+        assert!(!said.contains("nexusd is up") && said.contains("nexusd is down"), "{said}");
+        // The heartbeat itself would have been waited for for 10 s.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+}
+
+/// The first signal asks the mothership for what it may have leased, and waits for the answer; nobody has to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_is_heard_while_the_mothership_hangs() {
+    require!(Bwrap);
+    let mut bed = Bed::new();
+    let id = bed.queue(json!({"command": "trap 'echo asked; exit 1' TERM; echo up; while :; do sleep 0.05; done"}));
+    bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+    bed.stub.fail(Endpoint::Poll, Fault { kind: FaultKind::Hang, times: usize::MAX });
+    bed.daemon.signal(Signal::TERM);
+    drop(bed.daemon.wait_for_line(Output::Stderr, "SIGTERM: shutting down", SOON));
+    let began = Instant::now();
+    bed.daemon.signal(Signal::TERM);
+    bed.stub.log_contains(&id, LogStream::Stdout, "asked", SOON).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(bed.daemon.wait(SOON).success());
     assert_eq!(bed.ended(id).await.report.status.as_str(), "canceled");
 }
