@@ -86,10 +86,16 @@ impl<'a> Reader<'a> {
         let known = keys::names_in(section);
         for entry in node.entries() {
             let path = if section.is_empty() { entry.key.clone() } else { format!("{section}.{}", entry.key) };
-            if keys::find(&path).is_some() {
+            let (is_key, is_section) = (keys::find(&path).is_some(), keys::is_section(&path));
+            if entry.key.contains('.') && (is_key || is_section) {
+                // The table's own spelling of it, so it looks right; nothing would ever read it.
+                self.complain_at(entry.place, &path, format!("a key with dots is not read: write {}", nested(&path)));
                 continue;
             }
-            if !keys::is_section(&path) {
+            if is_key {
+                continue;
+            }
+            if !is_section {
                 // Beyond what is shown, a suggestion is not worth its time.
                 let shown = self.problems.len() < MAX_SHOWN;
                 let text = if shown { unknown(&entry.key, section, &known) } else { "unknown key".to_owned() };
@@ -361,6 +367,14 @@ fn unquoted(scalar: &Scalar, what: &str) -> Parsed<()> {
         return Err(format!("{} is text: write {what} without quotes", quoted(&scalar.written)));
     }
     Ok(())
+}
+
+/// A dotted path as the file has it: `rootfs: {amd64: {url: …}}`.
+fn nested(path: &str) -> String {
+    path.rsplit('.').fold(String::from("…"), |inner, name| match inner.as_str() {
+        "…" => format!("{name}: …"),
+        _ => format!("{name}: {{{inner}}}"),
+    })
 }
 
 /// `unknown key`, with the nearest known one: of its own section first, then of the whole table, because

@@ -92,27 +92,71 @@ fn socket_dir(config: &Config, reader: &mut Reader<'_>) {
     }
 }
 
-/// The folders must hold tools, not secrets: neither a secret place, nor one in it, nor one around it, nor
-/// anything of the daemon's own.
+/// What sandboxes see of the host must hold tools, not secrets: neither a secret place, nor one around it, nor anything of
+/// the daemon's own.
 fn extra_paths(config: &Config, reader: &mut Reader<'_>, surroundings: &Surroundings<'_>) {
-    let mut secret: Vec<PathBuf> = SECRET_PLACES.iter().map(PathBuf::from).collect();
-    secret.push(config.work_dir.clone());
-    secret.push(config.bwrap.proxy_socket_dir.clone());
-    secret.extend(surroundings.home.clone());
-    let tls = &config.tls;
-    for file in [&tls.ca_file, &tls.client_cert_file, &tls.client_key_file].into_iter().flatten() {
-        secret.extend(file.parent().map(Path::to_path_buf));
-    }
+    let own = own_places(config, surroundings);
+    let mut places: Vec<Place> = SECRET_PLACES.iter().map(Place::whole).collect();
+    places.extend(surroundings.home.as_deref().map(Place::whole));
+    places.extend(own.iter().cloned());
+    places.extend(tls_folders(config).map(Place::whole));
     for path in &config.bwrap.extra_ro_paths {
-        if let Some(place) = secret.iter().find(|place| path.starts_with(place) || place.starts_with(path)) {
-            let text = if path == Path::new("/") || place.starts_with(path) && place != path {
-                format!("{} holds {}, which no sandbox may see", quoted(&path.display().to_string()), place.display())
-            } else {
-                format!("{} lies in {}, which no sandbox may see", quoted(&path.display().to_string()), place.display())
-            };
+        if let Some(text) = shows(path, &places) {
             reader.complain("bwrap.extra_ro_paths", text);
         }
     }
+    // A root may well lie in /var or in a home; it is all of what the sandbox has of them.
+    if let Some(text) = config.bwrap.rootfs_path.as_deref().and_then(|root| shows(root, &own)) {
+        reader.complain("bwrap.rootfs_path", text);
+    }
+}
+
+/// A folder that no sandbox may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    path: PathBuf,
+    /// Whether what lies in it is as secret as itself.
+    whole: bool,
+}
+
+impl Place {
+    fn whole(path: impl AsRef<Path>) -> Self {
+        Self { path: path.as_ref().to_owned(), whole: true }
+    }
+
+    fn around(path: impl AsRef<Path>) -> Self {
+        Self { path: path.as_ref().to_owned(), whole: false }
+    }
+}
+
+/// The daemon's own: facilities, state and credentials in `work_dir`, sockets, TLS files, and the configuration itself,
+/// which may hold the password of a proxy. Other files may lie beside the last two.
+fn own_places(config: &Config, surroundings: &Surroundings<'_>) -> Vec<Place> {
+    let mut places = vec![Place::whole(&config.work_dir), Place::whole(&config.bwrap.proxy_socket_dir)];
+    places.extend(tls_folders(config).map(Place::around));
+    places.push(Place::around(&surroundings.folder));
+    places
+}
+
+fn tls_folders(config: &Config) -> impl Iterator<Item = &Path> {
+    let tls = &config.tls;
+    [&tls.ca_file, &tls.client_cert_file, &tls.client_key_file].into_iter().flatten().filter_map(|file| file.parent())
+}
+
+/// Why no sandbox may see `path`, where it may not. By the paths as they are written: what links make of them is the
+/// operator's own doing.
+fn shows(path: &Path, places: &[Place]) -> Option<String> {
+    let shown = quoted(&path.display().to_string());
+    places.iter().find_map(|place| {
+        let held = place.path.display();
+        if place.path != path && place.path.starts_with(path) {
+            Some(format!("{shown} holds {held}, which no sandbox may see"))
+        } else if place.path == path || place.whole && path.starts_with(&place.path) {
+            Some(format!("{shown} lies in {held}, which no sandbox may see"))
+        } else {
+            None
+        }
+    })
 }
 
 fn counts(config: &Config, reader: &mut Reader<'_>) {
@@ -148,5 +192,46 @@ fn effects(config: &Config, warnings: &mut Vec<Warning>) {
     {
         // The guide's soft constraint, said once where the operator reads it.
         warn("container.network", "host: containers are asked to use the proxy, not made to; isolated makes them");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_show_the_daemons_own_files() {
+        let text = "work_dir: /srv/nexus/facilities\nbwrap: {proxy_socket_dir: /srv/sockets}\n\
+            tls: {ca_file: /opt/ca/ca.pem, client_cert_file: /opt/keys/c.pem, client_key_file: /opt/keys/k.pem}\n";
+        let surroundings = Surroundings {
+            platform: Platform::Linux,
+            environment: &|_| None,
+            folder: PathBuf::from("/usr/local/nexus"),
+            home: None,
+        };
+        let config = Config::from_text("c", text, &surroundings).unwrap();
+        let places = own_places(&config, &surroundings);
+        for (path, why) in [
+            ("/", Some("holds")),
+            ("/srv", Some("holds")),
+            ("/srv/nexus", Some("holds")),
+            ("/srv/nexus/facilities", Some("lies in")),
+            ("/srv/nexus/facilities/.nexus/credentials", Some("lies in")),
+            ("/srv/nexus/facilities2", None),
+            ("/srv/sockets/x", Some("lies in")),
+            ("/opt", Some("holds")),
+            ("/opt/keys", Some("lies in")),
+            ("/opt/ca", Some("lies in")),
+            // Nothing of what lies beside a key is shown with it.
+            ("/opt/keys/tools", None),
+            ("/usr/local", Some("holds")),
+            ("/usr/local/nexus", Some("lies in")),
+            ("/usr/local/nexus/root", None),
+            ("/usr/local/go", None),
+        ] {
+            let found = shows(Path::new(path), &places);
+            assert_eq!(found.is_some(), why.is_some(), "{path}: {found:?}");
+            assert!(why.is_none_or(|why| found.as_ref().is_some_and(|text| text.contains(why))), "{path}: {found:?}");
+        }
     }
 }

@@ -74,6 +74,12 @@ const BROKEN: &[(&str, &str)] = &[
         "secret places",
         "work_dir: /srv/nexus\nbwrap:\n  extra_ro_paths: [/opt, /etc, /var/lib/x, /, /srv, opt, /opt/../etc]\n",
     ),
+    ("roots that hold the daemon's own files", "work_dir: /srv/nexus/work\nbwrap:\n  rootfs_path: /srv/nexus\n"),
+    ("a root in the work_dir", "work_dir: /srv/nexus\nbwrap:\n  rootfs_path: /srv/nexus/root\n"),
+    (
+        "keys written as paths",
+        "poll.max_directives_to_claim: 3\nlimits.memory_mb: 5\nrootfs:\n  amd64.url: https://x\nrootfs.arm64: {url: https://x}\npoll.long_pol_timeout: 1s\n",
+    ),
     (
         "a socket path too long",
         "bwrap:\n  proxy_socket_dir: /var/lib/nexusd/a-directory-name/that-is-much-longer/than-any-socket-path-may-ever-be-on-linux\n",
