@@ -10,6 +10,7 @@ pub mod directive;
 pub mod error;
 pub mod reach;
 pub mod retry;
+pub mod token;
 pub mod transport;
 
 use std::sync::Arc;
@@ -245,6 +246,7 @@ impl Mothership {
                 counters.failures.fetch_add(1, Ordering::Relaxed);
                 self.report_failure(error);
             }
+            Err(CallError::NotSent { .. }) => {}
             _ => self.inner.reach.succeeded(),
         }
         outcome
@@ -261,10 +263,7 @@ impl Mothership {
     async fn exchange<A: DeserializeOwned>(&self, call: Call<'_>) -> Result<Held<A>, CallError> {
         let mut fields = HeaderMap::new();
         if let Some(token) = call.token {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| CallError::nonsense("the directive token has characters that no header can carry"))?;
-            value.set_sensitive(true);
-            fields.insert(AUTHORIZATION, value);
+            fields.insert(AUTHORIZATION, token::bearer(token).map_err(CallError::not_sent)?);
         }
         let mut timeout = self.inner.request_timeout;
         if let Some(wait) = call.wait {
@@ -317,9 +316,7 @@ impl Mothership {
 }
 
 fn encode<Q: Serialize>(request: &Q) -> Result<Bytes, CallError> {
-    serde_json::to_vec(request)
-        .map(Bytes::from)
-        .map_err(|error| CallError::Invalid { status: 0, said: Said::new("not_sent", &format!("not JSON: {error}")) })
+    serde_json::to_vec(request).map(Bytes::from).map_err(|error| CallError::not_sent(format!("not JSON: {error}")))
 }
 
 fn base_url(text: &str) -> Result<Url, ClientError> {

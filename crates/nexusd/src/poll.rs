@@ -12,9 +12,9 @@ use rand::RngExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::client::{CallError, Held, Mothership};
+use crate::client::{CallError, Held, Mothership, token};
 use crate::directive::lease::{BootTime, Lease};
 use crate::observe::metrics::{Metrics, PollResult};
 
@@ -89,9 +89,16 @@ pub async fn poll_until(
         for lease in &polled.answer.unusable {
             warn!(index = lease.index, why = %lease.why, "the server gave a lease that names no usable directive");
         }
-        let wait = pause_after(&polled, settings.backoff);
+        let mut wait = pause_after(&polled, settings.backoff);
         let ttl = Duration::from_secs(polled.answer.lease_ttl_seconds);
+        let mut usable = polled.answer.unusable.is_empty();
         for lease in polled.answer.directives {
+            if let Err(why) = token::check(&lease.directive_token) {
+                // Without a token there is no call about it, not even its release.
+                error!(directive = %lease.directive_id, %why, "a lease cannot be used: its directive is not run, and left to expire");
+                usable = false;
+                continue;
+            }
             let Some(slot) = free.pop() else {
                 warn!(directive = %lease.directive_id, "the server leased more than was asked for: left to expire");
                 continue;
@@ -99,6 +106,10 @@ pub async fn poll_until(
             hand_over(Claimed { lease, clock: Lease::new(ttl, asked), slot });
         }
         drop(free);
+        if !usable {
+            // A server that gives nothing but such leases gives them at once, for ever.
+            wait = wait.max(jittered(settings.backoff));
+        }
         if pause(wait, stop).await.is_none() {
             return;
         }

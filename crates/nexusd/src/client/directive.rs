@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{CallError, Said};
-use super::{Call, Held, Mothership, encode};
+use super::{Call, Held, Mothership, encode, token};
 
 /// Calls about one directive. Cheap to clone; clones share the token.
 #[derive(Debug, Clone)]
@@ -58,8 +58,7 @@ impl EncodedChunk {
     pub fn new(request: &LogChunkRequest) -> Result<Self, CallError> {
         // Base64 is four thirds; the rest is the field names. One allocation instead of a growing buffer.
         let mut body = Vec::with_capacity(request.bytes.len() / 3 * 4 + 128);
-        serde_json::to_writer(&mut body, request)
-            .map_err(|error| CallError::Invalid { status: 0, said: Said::new("not_sent", &error.to_string()) })?;
+        serde_json::to_writer(&mut body, request).map_err(CallError::not_sent)?;
         Ok(Self { stream: request.stream, seq: request.seq, body: Bytes::from(body) })
     }
 }
@@ -118,7 +117,13 @@ impl DirectiveCalls {
         let path = conduits::paths::heartbeat(&self.id);
         let held: Held<DirectiveHeartbeatAnswer> = self.send(&path, wait, encode(request)?).await?;
         if let Some(token) = held.answer.directive_token.clone() {
-            self.replace(token);
+            match token::check(&token) {
+                Ok(()) => self.replace(token),
+                // The one in use still is one.
+                Err(why) => {
+                    tracing::error!(directive_id = %self.id, %why, "a heartbeat's token cannot be used: the old one stays");
+                }
+            }
         }
         Ok(held)
     }
@@ -218,7 +223,12 @@ impl DirectiveCalls {
         let path = conduits::paths::token(&self.id);
         let body = Bytes::from_static(b"{}");
         let call = Call { path: &path, token: Some(state.token.expose()), wait: None, body };
-        match self.mothership.call::<TokenAnswer>(call).await {
+        let recovered = self.mothership.call::<TokenAnswer>(call).await;
+        let recovered = recovered.and_then(|held| match token::check(&held.answer.directive_token) {
+            Ok(()) => Ok(held),
+            Err(why) => Err(CallError::not_sent(why)),
+        });
+        match recovered {
             Ok(held) => {
                 tracing::info!(directive_id = %self.id, "the directive token was renewed after a 401");
                 self.replace(held.answer.directive_token);

@@ -80,6 +80,12 @@ pub enum CallError {
         /// What happened.
         why: String,
     },
+    /// Nothing was sent: what was to be said cannot be. Asking again would not help, and says nothing of the mothership.
+    #[error("not sent: {why}")]
+    NotSent {
+        /// What cannot be sent, and why not.
+        why: String,
+    },
     /// An answer that is not of this protocol: HTML, wrong types, too large, about another directive.
     #[error("the mothership's answer makes no sense: {what}")]
     Nonsense {
@@ -108,6 +114,10 @@ impl CallError {
             Self::RateLimited { retry_after, .. } | Self::Unavailable { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+
+    pub(super) fn not_sent(why: impl fmt::Display) -> Self {
+        Self::NotSent { why: bounded(&why.to_string()) }
     }
 
     pub(super) fn nonsense(what: impl AsRef<str>) -> Self {

@@ -213,3 +213,59 @@ async fn settings_that_cannot_work_say_why() {
     settings.tls.identity = Some(nexusd::client::PemIdentity { cert_pem: b"x".to_vec(), key_pem: b"y".to_vec() });
     assert!(Mothership::new(&settings).unwrap_err().to_string().contains("client certificate"));
 }
+
+/// The token is the server's doing, but nothing of it reaches the server: it must not look like an outage.
+#[tokio::test]
+async fn a_token_that_no_header_can_carry_is_an_error_of_its_own() {
+    let server = Server::start().await;
+    let mothership = mothership(&server);
+    for bad in ["", "a\nb", "a\0b", "tök", &"x".repeat(1 << 20)] {
+        let calls = mothership.directive("d-1".parse().unwrap(), DirectiveToken::new(bad));
+        let (within, report) = (Duration::from_secs(5), finished());
+        let call = mothership.with_retry(Deadline::Never, || calls.finished(&report));
+        let outcome = tokio::time::timeout(within, call).await.expect("it is tried again for ever");
+        assert!(matches!(outcome, Err(CallError::NotSent { .. })), "{outcome:?}");
+        assert!(!mothership.reach().is_down());
+    }
+    assert_eq!(server.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_heartbeat_s_bad_token_does_not_replace_a_good_one() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    let body = r#"{"cancel_requested": false, "lease_renewed": true, "directive_token": "a\nb"}"#;
+    server.once("/heartbeat", Fault::Body(body.to_owned()));
+    calls.heartbeat(&DirectiveHeartbeatRequest::default(), None).await.unwrap();
+    calls.started(&StartedRequest::default()).await.unwrap();
+    assert_eq!(server.seen().last().unwrap().header("authorization"), format!("Bearer {}", server::FIRST_TOKEN));
+}
+
+#[tokio::test]
+async fn a_lease_without_a_usable_token_costs_nobody_else_anything() {
+    let server = Server::start().await;
+    let lease = |id: &str, token: &str| serde_json::json!({ "directive_id": id, "directive_token": token, "spec": {} });
+    let bad = ["", "a\nb", "a\0b", "tök", &"x".repeat(1 << 20)].map(|token| lease("d-bad", token));
+    for leases in [serde_json::json!(bad), serde_json::json!([lease("d-worse", "\r\n"), lease("d-good", "t")])] {
+        let body = serde_json::json!({ "directives": leases, "lease_ttl_seconds": 300 });
+        server.once("/polls", Fault::Body(body.to_string()));
+    }
+    let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(5));
+    let metrics = nexusd::engine::metrics(&std::sync::Arc::default());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let offer = || nexusd::poll::PollSettings {
+        profiles: vec![conduits::SandboxProfile::Untrusted],
+        max_claim: 5,
+        wait: Duration::ZERO,
+        backoff: Duration::from_millis(10),
+    };
+    let mut given = Vec::new();
+    let mothership = mothership(&server);
+    let polling = nexusd::poll::poll_until(&mothership, &slots, &metrics, &stop, offer, |claimed| {
+        given.push(claimed.lease.directive_id.to_string());
+        stop.cancel();
+    });
+    tokio::time::timeout(Duration::from_secs(10), polling).await.unwrap();
+    assert_eq!(given, ["d-good"]);
+    assert_eq!(slots.available_permits(), 5);
+}
