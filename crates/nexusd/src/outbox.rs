@@ -8,6 +8,7 @@
 //! Leaves to others: what the reports say (`directive`), the rhythm of asking again ([`client`](crate::client)).
 
 pub mod entry;
+mod lean;
 mod store;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use conduits::{DirectiveId, FinishedAnswer, StartedAnswer};
+use conduits::{DirectiveId, FinishedAnswer, FinishedRequest, StartedAnswer};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -192,6 +193,31 @@ impl OutboxTask {
     }
 }
 
+/// Sends the end; where it is refused for its size, once more without what makes it large.
+async fn finish(
+    store: &Arc<Store>,
+    calls: &DirectiveCalls,
+    request: &FinishedRequest,
+) -> Result<FinishedAnswer, CallError> {
+    let send = |request| calls.mothership().with_retry(Deadline::Never, move || calls.finished(request));
+    let refusal = match send(request).await {
+        Err(refusal) => refusal,
+        accepted => return accepted,
+    };
+    let Some(lean) = lean::lean(request, &refusal) else { return Err(refusal) };
+    tracing::warn!(directive_id = %calls.id(), %refusal, "the end of a directive was refused: sent again without its diff and lists");
+    let report = Report::Finished(Box::new(lean.clone()));
+    let entry = Entry { directive_id: calls.id().clone(), token: calls.current_token(), report };
+    let store = Arc::clone(store);
+    // In the place of the larger one. Where the disk takes it no more, the larger one is what the next start begins with.
+    match tokio::task::spawn_blocking(move || store.put(&entry)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(directive_id = %calls.id(), %error, "the smaller report is not on disk"),
+        Err(error) => tracing::warn!(directive_id = %calls.id(), %error, "the smaller report is not on disk"),
+    }
+    send(&lean).await
+}
+
 /// Sends one report until it is settled, then takes its entry off the disk.
 async fn deliver(store: Arc<Store>, delivery: Delivery) -> DirectiveId {
     let Delivery { calls, report, reply } = delivery;
@@ -200,10 +226,7 @@ async fn deliver(store: Arc<Store>, delivery: Delivery) -> DirectiveId {
             let answer = calls.mothership().with_retry(Deadline::Never, || calls.started(request)).await;
             answer.map(Delivered::Started)
         }
-        Report::Finished(request) => {
-            let answer = calls.mothership().with_retry(Deadline::Never, || calls.finished(request)).await;
-            answer.map(Delivered::Finished)
-        }
+        Report::Finished(request) => finish(&store, &calls, request).await.map(Delivered::Finished),
     };
     let delivered = outcome.unwrap_or_else(|error| {
         tracing::error!(

@@ -80,6 +80,33 @@ async fn a_refusal_settles_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_too_large_arrives_without_its_diff() {
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let running = run(Outbox::open(home.path().to_path_buf()).unwrap());
+    let mut request = FinishedRequest::new(FinishedStatus::Failed);
+    request.exit_code = Some(3);
+    request.diff_base64 = Some(vec![b'd'; 100]);
+    request.artifacts_manifest.insert("artifacts".into(), serde_json::json!([{"path": "a"}]));
+    let report = Report::Finished(Box::new(request));
+    for (status, body) in [(422, r#"{"error":"diff_too_large"}"#), (413, "<html>")] {
+        server.once("/finished", Fault::Status(status, None, body));
+        let delivered = running.outbox.deliver(&directive(&server), report.clone()).await.unwrap();
+        assert!(matches!(delivered, Delivered::Finished(_)), "{delivered:?}");
+        let told = server.finished().pop().unwrap();
+        assert_eq!((&told["exit_code"], &told["diff_truncated"]), (&3.into(), &true.into()), "{told}");
+        assert!(told["diff_base64"].is_null() && told["artifacts_manifest"]["artifacts"].is_null(), "{told}");
+        assert_eq!(told["artifacts_manifest"]["left_out"]["what"], serde_json::json!(["diff", "artifacts"]));
+    }
+    // Refused again, it is refused.
+    server.always("/finished", Fault::Status(422, None, ""));
+    let delivered = running.outbox.deliver(&directive(&server), report).await.unwrap();
+    assert!(matches!(delivered, Delivered::Refused(CallError::Invalid { status: 422, .. })), "{delivered:?}");
+    assert_eq!(server.count("/finished"), 6);
+    until_empty(home.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_stopped_daemon_left_is_delivered_in_order_with_an_expired_token() {
     let server = Server::start().await;
     let home = tempfile::tempdir().unwrap();
