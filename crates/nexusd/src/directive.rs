@@ -227,7 +227,7 @@ async fn run(
     }
     let egress = network.close().await;
     let mut ended = Ended::after_the_run(&exit, egress);
-    ended.collected = collect::collect(engine, &order.id, admitted, occupied, before, logs).await;
+    ended.collected = collect::collect(engine, &order.id, admitted, occupied, before, logs, stop).await;
     ended
 }
 

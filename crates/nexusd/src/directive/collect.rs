@@ -2,15 +2,16 @@
 //!
 //! A directive that asks for nothing of this, or works in a folder that is no git work tree, costs one `stat`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conduits::{DirectiveId, LogStream};
 use sandbox::NetworkPath;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::admit::Admitted;
-use super::artifacts;
+use super::artifacts::{self, Patience};
 use super::git::{self, Kept, Step};
 use super::stop::StopSwitch;
 use crate::engine::Engine;
@@ -19,6 +20,9 @@ use crate::logs::Logs;
 
 /// The longest that one look at the repository may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(60);
+
+/// The longest that looking through the workspace and reading what matches may take.
+const LIST_WITHIN: Duration = Duration::from_secs(60);
 
 /// Two object names and a little room.
 const NAMES: usize = 4096;
@@ -82,6 +86,7 @@ pub async fn collect(
     occupied: &Occupied,
     before: Option<Result<Snapshot, String>>,
     logs: &Logs,
+    stop: &StopSwitch,
 ) -> Collected {
     let mut collected = Collected::default();
     if let Some(before) = before {
@@ -96,14 +101,36 @@ pub async fn collect(
         }
     }
     if !admitted.spec.artifacts.collect.is_empty() {
-        let (globs, folder) = (admitted.spec.artifacts.collect.clone(), occupied.path.clone());
-        match tokio::task::spawn_blocking(move || artifacts::manifest(&folder, &globs)).await {
-            Ok(Ok(found)) => collected.artifacts = found,
-            Ok(Err(error)) => logs.notice(LogStream::Stderr, &format!("[nexusd] no artifacts: {error}")).await,
-            Err(error) => logs.notice(LogStream::Stderr, &format!("[nexusd] no artifacts: {error}")).await,
+        match list_artifacts(admitted, occupied, stop).await {
+            Ok(found) => collected.artifacts = found,
+            Err(why) => logs.notice(LogStream::Stderr, &format!("[nexusd] no artifacts: {why}")).await,
         }
     }
     collected
+}
+
+/// The list is made on a thread of its own, which ends with the time, and with the next reason to stop.
+async fn list_artifacts(admitted: &Admitted, occupied: &Occupied, stop: &StopSwitch) -> Result<Vec<Value>, String> {
+    let (globs, folder) = (admitted.spec.artifacts.collect.clone(), occupied.path.clone());
+    let given_up = CancellationToken::new();
+    // Also where this future is dropped.
+    let _on_the_way_out = given_up.clone().drop_guard();
+    let patience = Patience { until: Instant::now() + LIST_WITHIN, given_up: given_up.clone() };
+    // What stopped the command itself does not concern what it left.
+    let mut later = stop.watch();
+    later.mark_unchanged();
+    let mut listing = tokio::task::spawn_blocking(move || artifacts::manifest(&folder, &globs, &patience));
+    let listed = tokio::select! {
+        listed = &mut listing => listed,
+        Ok(()) = later.changed() => {
+            given_up.cancel();
+            listing.await
+        }
+    };
+    match listed {
+        Ok(listed) => listed.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 async fn diff(
