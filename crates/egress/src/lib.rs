@@ -33,6 +33,7 @@ pub use audit::{AuditError, AuditLog, AuditSettings};
 pub use counters::{EgressCounters, EgressSummary};
 pub use denial::{DENIAL_QUEUE, Denial, MAX_DENIED_DESTINATIONS};
 pub use dial::{Resolver, ResolverError};
+pub use policy::address::NamedListeners;
 pub use policy::reason::{Decision, Reason};
 pub use policy::{EgressPolicy, OperatorRules, PolicyError, SniPolicy};
 pub use server::{Proxy, ProxyListener, ProxyParts};

@@ -18,7 +18,7 @@ use conduits::{AllowEntry, DnsName, NetCapability, NetMode};
 use ipnet::{IpNet, Ipv6Net};
 use tokio::time::Instant;
 
-use self::address::{AddressRefusal, AddressRules};
+use self::address::{AddressRefusal, AddressRules, NamedListeners};
 use self::hosts::{Found, HostTable};
 use self::reason::Reason;
 use crate::wire::hello::Hello;
@@ -47,6 +47,8 @@ pub struct OperatorRules {
     pub own_listeners: Vec<SocketAddr>,
     /// The same by name: the mothership's `host:port` where it is configured by name.
     pub own_names: Vec<(DnsName, u16)>,
+    /// The addresses of those names, as they were last found.
+    pub named_listeners: NamedListeners,
     /// The host's interface addresses and gateways.
     pub own_addresses: Vec<IpAddr>,
     /// NAT64 prefixes of this network beside the well-known ones.
@@ -69,6 +71,7 @@ impl Default for OperatorRules {
             allow_private: Vec::new(),
             own_listeners: Vec::new(),
             own_names: Vec::new(),
+            named_listeners: NamedListeners::default(),
             own_addresses: Vec::new(),
             nat64_prefixes: Vec::new(),
             sni_policy: SniPolicy::Audit,
@@ -142,6 +145,7 @@ impl EgressPolicy {
                 allow_private: rules.allow_private.clone(),
                 own_addresses: rules.own_addresses.clone(),
                 own_listeners: rules.own_listeners.clone(),
+                named_listeners: rules.named_listeners.clone(),
                 nat64_prefixes: rules.nat64_prefixes.clone(),
             },
             expires_at: net.ttl_seconds.map(|ttl| now + Duration::from_secs(u64::from(ttl))),

@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use conduits::{DnsName, DriverKind, InstanceId, SandboxProfile};
-use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, OperatorRules, Resolver, ResolverError};
+use conduits::{DriverKind, InstanceId, SandboxProfile};
+use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, ResolverError};
 use sandbox::{Driver, DriverSettings, Drivers, DriversError, Health, Limit, LimitOrigin, Limits, RootSource, Starts};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,8 +18,11 @@ use crate::directive::admit::HostFacts;
 use crate::facility::{Facilities, Owner};
 use crate::observe::metrics::{EgressSample, Metrics};
 
+mod egress_desk;
 pub mod folders;
+mod own_names;
 
+pub use egress_desk::EgressDesk;
 use folders::FolderError;
 
 const MIB: u64 = 1024 * 1024;
@@ -50,18 +52,6 @@ pub struct Engine {
     pub home: String,
     health: Mutex<BTreeMap<DriverKind, Health>>,
     machine: Machine,
-}
-
-/// What all egress proxies share.
-#[derive(Debug)]
-pub struct EgressDesk {
-    /// Looks names up.
-    pub resolver: Resolver,
-    /// The audit file.
-    pub audit: AuditLog,
-    /// Counts of all proxies.
-    pub counters: Arc<EgressCounters>,
-    fixed: OperatorRules,
 }
 
 /// The machine's size.
@@ -132,7 +122,7 @@ impl Engine {
         let audit = AuditLog::start(AuditSettings::at(state.join("audit/egress.jsonl")), &tasks, stop.clone())
             .await
             .map_err(EngineError::Audit)?;
-        let egress = EgressDesk { resolver: Resolver::from_system()?, audit, counters, fixed: operator_rules(&config) };
+        let egress = EgressDesk::new(audit, counters, &config, &tasks, stop)?;
         let sandbox = drivers.owner(Driver::Bwrap);
         let daemon = Owner { uid: sys::user::effective_uid(), gid: sys::user::effective_gid() };
         let facilities = Facilities::new(
@@ -280,14 +270,6 @@ impl Engine {
     }
 }
 
-impl EgressDesk {
-    /// The operator's rules with the host's addresses as they are now: they come and go.
-    pub fn rules(&self) -> OperatorRules {
-        let own_addresses = egress::host_addresses::read(Path::new("/proc/net")).unwrap_or_default();
-        OperatorRules { own_addresses, ..self.fixed.clone() }
-    }
-}
-
 impl Machine {
     fn read() -> io::Result<Self> {
         let text = fs::read_to_string("/proc/meminfo")?;
@@ -353,32 +335,4 @@ fn driver_settings(config: &Config, around: &Surroundings, state: &Path) -> Driv
         starts: around.starts,
         ca_bundle: config.egress.ca_bundle.clone(),
     }
-}
-
-fn operator_rules(config: &Config) -> OperatorRules {
-    let mut rules = OperatorRules {
-        net_ceiling: config.operator.net_ceiling,
-        net_deny: config.operator.net_deny.clone(),
-        allow_private: config.egress.allow_private.clone(),
-        sni_policy: match config.egress.sni_policy {
-            config::SniPolicy::Audit => egress::SniPolicy::Audit,
-            config::SniPolicy::Enforce => egress::SniPolicy::Enforce,
-        },
-        sni_check_ports: config.egress.sni_check_ports.clone(),
-        max_connections: config.egress.max_connections,
-        idle_timeout: config.egress.idle_timeout,
-        ..OperatorRules::default()
-    };
-    let (host, port) = config.server_url.host_port();
-    if let Ok(address) = host.parse::<IpAddr>() {
-        rules.own_listeners.push(SocketAddr::new(address, port));
-    } else if let Ok(name) = DnsName::parse(host) {
-        rules.own_names.push((name, port));
-    }
-    if config.observability.enabled {
-        // On all addresses where it has no host: the policy refuses the host's own addresses besides, these are for
-        // ranges that the operator opened.
-        rules.own_listeners.extend(config.observability.listen_addr.candidates());
-    }
-    rules
 }

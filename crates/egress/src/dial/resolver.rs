@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use conduits::DnsName;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -105,6 +106,11 @@ impl Resolver {
         options.attempts = 2;
         options.max_active_requests = MAX_ACTIVE_REQUESTS;
         Ok(Self { inner: builder.build().map_err(ResolverError::Build)? })
+    }
+
+    /// Every address of a name; none where it has none or nobody could be asked.
+    pub async fn addresses(&self, name: &DnsName) -> Vec<IpAddr> {
+        self.lookup(name.as_str()).await.map(|answer| answer.addresses).unwrap_or_default()
     }
 
     /// Every address of a name in its compared form.

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -157,6 +158,22 @@ impl fmt::Display for AddressRefusal {
     }
 }
 
+/// Listeners that are known by name: their addresses move, so all policies share what was last found. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct NamedListeners(Arc<RwLock<Vec<SocketAddr>>>);
+
+impl NamedListeners {
+    /// Takes the place of what was known, for connections from now on.
+    pub fn set(&self, addresses: Vec<SocketAddr>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    fn contains(&self, ip: IpAddr, port: u16) -> bool {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().any(|listener| listener.port() == port && listener.ip().to_canonical() == ip)
+    }
+}
+
 /// What the ladder has to know about this host and from its operator.
 #[derive(Debug, Clone, Default)]
 pub struct AddressRules {
@@ -167,6 +184,8 @@ pub struct AddressRules {
     /// Where the daemon and the mothership listen; an unspecified address stands for every
     /// address of the host.
     pub own_listeners: Vec<SocketAddr>,
+    /// The same where only a name is known.
+    pub named_listeners: NamedListeners,
     /// NAT64 prefixes of this network beside the well-known ones (RFC 6052, RFC 7050).
     pub nat64_prefixes: Vec<Ipv6Net>,
 }
@@ -201,7 +220,7 @@ impl AddressRules {
             listener.port() == port
                 && (listener.ip().to_canonical() == ip || (listener.ip().is_unspecified() && self.is_this_host(ip)))
         };
-        if self.own_listeners.iter().any(own) {
+        if self.own_listeners.iter().any(own) || self.named_listeners.contains(ip, port) {
             return Err(AddressRefusal { address: ip, class: AddressClass::OwnListener });
         }
         Ok(())

@@ -200,7 +200,7 @@ fn own_addresses_and_listeners() {
             "10.0.0.5:7443".parse().unwrap(),
             "[::ffff:8.8.4.4]:8443".parse().unwrap(),
         ],
-        nat64_prefixes: vec![],
+        ..AddressRules::default()
     };
     let class = |text: &str| rules.judge(text.parse().unwrap()).map_err(|refusal| refusal.class);
     assert_eq!(class("51.15.1.2:22"), Err(AddressClass::OwnAddress));
@@ -222,6 +222,23 @@ fn own_addresses_and_listeners() {
     for beside in ["127.0.0.1:9091", "10.0.0.5:7444", "10.0.0.6:7443"] {
         assert_eq!(class(beside), Ok(()), "{beside}");
     }
+}
+
+/// A name that moves is followed by policies that are compiled already.
+#[test]
+fn named_listeners_are_judged_as_they_are_now() {
+    let named = NamedListeners::default();
+    let allow_private = vec!["10.0.0.0/8".parse().unwrap()];
+    let rules = AddressRules { allow_private, named_listeners: named.clone(), ..AddressRules::default() };
+    let class = |text: &str| rules.judge(text.parse().unwrap()).map_err(|refusal| refusal.class);
+    assert_eq!(class("10.0.0.5:7443"), Ok(()));
+    named.set(vec!["10.0.0.5:7443".parse().unwrap(), "[::ffff:8.8.4.4]:8443".parse().unwrap()]);
+    for refused in ["10.0.0.5:7443", "[::ffff:10.0.0.5]:7443", "[64:ff9b::a00:5]:7443", "8.8.4.4:8443"] {
+        assert_eq!(class(refused), Err(AddressClass::OwnListener), "{refused}");
+    }
+    assert_eq!(class("10.0.0.5:7444"), Ok(()));
+    named.set(Vec::new());
+    assert_eq!(class("10.0.0.5:7443"), Ok(()));
 }
 
 proptest! {

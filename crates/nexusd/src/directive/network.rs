@@ -101,7 +101,16 @@ impl Network {
                 (Coming::Here(listener), ProxyAttachment::Socket { path: path.clone(), socat }, Some(path))
             }
         };
-        let serving = engine.tasks.spawn(serve(proxy, listener, shown, logs.clone(), cancel.clone()));
+        let own_names_asked = engine.egress.own_names_asked();
+        let (logs, until) = (logs.clone(), cancel.clone());
+        let serving = engine.tasks.spawn(async move {
+            // Before that, a name of the mothership that the configuration does not have would lead to it.
+            tokio::select! {
+                () = own_names_asked => {}
+                () = until.cancelled() => {}
+            }
+            serve(proxy, listener, shown, logs, until).await
+        });
         Ok((Self { cancel, serving: Some(serving), socket }, NetworkPath::Proxied(attachment)))
     }
 

@@ -103,3 +103,37 @@ async fn the_daemon_s_own_listener_is_no_destination() {
     assert_eq!(reached.stdout, "204", "{}", reached.stderr);
     answering.join().unwrap();
 }
+
+/// Also where the configuration knows it by a name only, and a directive has another one for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mothership_is_no_destination_by_another_name() {
+    require!(Root, Bwrap);
+    let bed = Bed::with(StubOptions::full(), "egress: {allow_private: [127.0.0.0/8]}\n");
+    let config = bed.dir.join("config.yaml");
+    let by_address = std::fs::read_to_string(&config).unwrap();
+    let by_name = by_address.replace("http://127.0.0.1:", "http://localhost:");
+    assert_ne!(by_address, by_name);
+    std::fs::write(&config, by_name).unwrap();
+    let bed = bed.with_hosts("127.0.0.1 localhost other.example.test\n");
+    let ask = |port: u16| {
+        let script = format!("curl -s -o /dev/null -m 5 -w '%{{http_code}}' http://other.example.test:{port}/; true");
+        serde_json::json!({
+            "facility": { "id": "f" }, "command": script,
+            "capabilities": { "net": { "mode": "allowlist", "allow": [format!("other.example.test:{port}")] } },
+        })
+    };
+    let mothership = bed.stub.url().rsplit(':').next().unwrap().trim_end_matches('/').parse().unwrap();
+    let refused = bed.run(ask(mothership)).await;
+    assert_eq!(refused.stdout, "403", "{}", refused.stderr);
+    assert!(refused.stderr.contains("DNS_DENIED"), "{}", refused.stderr);
+    // Control: another port of the same address is reached, since the operator opened it.
+    let open = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = open.local_addr().unwrap().port();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = open.accept().unwrap();
+        std::io::Write::write_all(&mut stream, b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").unwrap();
+    });
+    let reached = bed.run(ask(other)).await;
+    assert_eq!(reached.stdout, "204", "{}", reached.stderr);
+    answering.join().unwrap();
+}
