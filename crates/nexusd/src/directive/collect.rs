@@ -5,14 +5,15 @@
 use std::time::{Duration, Instant};
 
 use conduits::{DirectiveId, LogStream};
-use sandbox::NetworkPath;
+use sandbox::{NetworkPath, WorkspaceAccess};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::admit::Admitted;
 use super::artifacts::{self, Patience};
-use super::git::{self, Kept, Step};
+use super::disk::DiskWatch;
+use super::git::{self, Kept, Step, StepEnd};
 use super::stop::StopSwitch;
 use crate::engine::Engine;
 use crate::facility::Occupied;
@@ -24,22 +25,42 @@ const LOOK_WITHIN: Duration = Duration::from_secs(60);
 /// The longest that looking through the workspace and reading what matches may take.
 const LIST_WITHIN: Duration = Duration::from_secs(60);
 
-/// Two object names and a little room.
-const NAMES: usize = 4096;
-
-/// Takes the whole work tree, untracked files included, as a tree object, with an index of its own: the
-/// repository's index stays as it is. Prints HEAD's commit (or an empty line), then the tree.
-const SNAPSHOT: &str = r"
+/// The work tree as a tree object, untracked files included, and what changed since another one.
+///
+/// Everything is done in a repository of the step's own, beside the directive's: of that one, the objects are read, the
+/// commit of HEAD, and what it ignores. Its configuration, hooks, attributes and index are the directive's work; here no
+/// filter, fsmonitor, hook, text conversion or external diff is configured, whatever they say. The index begins as HEAD's
+/// tree and not as a copy, for an index can tell git to overlook a file. Submodules are taken out of it, else git would
+/// look into them with a git of their own; nested repositories come back as the commit that they stand at.
+///
+/// Prints HEAD's commit (or an empty line), the tree, and the diff. 4: some files could not be taken up.
+const LOOK: &str = r#"
 test -e .git || exit 3
-git rev-parse --quiet --verify HEAD || echo
-export GIT_INDEX_FILE=/tmp/index
-cp .git/index /tmp/index 2>/dev/null
-git add --all -- . ':(exclude,top).nexus' && git write-tree
-";
+path() { git rev-parse --path-format=absolute --git-path "$1"; }
+head=$(git rev-parse --quiet --verify HEAD) || head=
+objects=$(path objects) && ignored=$(path info/exclude) && format=$(git rev-parse --show-object-format) || exit
+git init --quiet --bare --template= --object-format="$format" /tmp/look || exit
+export GIT_DIR=/tmp/look GIT_WORK_TREE=/workspace
+if test "$NEXUS_BEFORE"; then
+    export GIT_ALTERNATE_OBJECT_DIRECTORIES="$objects"
+else
+    export GIT_OBJECT_DIRECTORY="$objects"
+fi
+git read-tree "$head" 2>/dev/null || git read-tree --empty || exit
+git ls-files -z --stage | sed -z -n 's/^160000 [^\t]*\t//p' | git update-index -z --force-remove --stdin || exit
+git -c core.excludesFile="$ignored" -c advice.addEmbeddedRepo=false add --all --ignore-errors -- . ':(exclude,top).nexus'
+added=$?
+test $added -le 1 || exit $added
+tree=$(git write-tree) || exit
+printf '%s\n%s\n' "$head" "$tree"
+if test "$NEXUS_BEFORE"; then
+    git diff-tree -r -p --binary --no-ext-diff --no-textconv --no-color "$NEXUS_BEFORE" "$tree" || exit
+fi
+test $added -eq 0 || exit 4
+"#;
 
-/// `diff-tree` is plumbing: it looks at no configuration that formats, and is told to run no program.
-const DIFF: &str =
-    r#"exec git diff-tree -r -p --binary --no-ext-diff --no-textconv --no-color "$NEXUS_BEFORE" "$NEXUS_AFTER""#;
+/// What [`LOOK`] ends with where it could not take up every file.
+const NOT_WHOLE: i32 = 4;
 
 /// What was collected; empty where nothing was asked for.
 #[derive(Debug, Default)]
@@ -75,7 +96,21 @@ pub async fn snapshot_before(
     if !asked || std::fs::symlink_metadata(occupied.path.join(".git")).is_err() {
         return None;
     }
-    Some(snapshot(engine, id, admitted, occupied, stop.watch()).await)
+    Some(before(engine, id, admitted, occupied, stop).await)
+}
+
+/// The tree's objects stay in the repository, so that the diff finds them: under the directive's disk limit.
+async fn before(
+    engine: &Engine,
+    id: &DirectiveId,
+    admitted: &Admitted,
+    occupied: &Occupied,
+    stop: &StopSwitch,
+) -> Result<Snapshot, String> {
+    let disk = DiskWatch::begin(engine, admitted, occupied).await?;
+    let step = Step { name: "snapshot", disk: Some(&disk), ..look(admitted, occupied) };
+    let end = git::run(engine, id, step, stop.watch()).await.map_err(|error| error.to_string())?;
+    Ok(read(&end)?.0)
 }
 
 /// Everything that is to be kept of the run. What fails is said on stderr and left out: the run itself is over.
@@ -91,7 +126,11 @@ pub async fn collect(
     let mut collected = Collected::default();
     if let Some(before) = before {
         match diff(engine, id, admitted, occupied, before).await {
-            Ok((before, after, kept)) => {
+            Ok((before, after, kept, missing)) => {
+                if let Some(missing) = missing {
+                    let line = format!("[nexusd] the diff of the work tree is not whole: {missing}");
+                    logs.notice(LogStream::Stderr, &line).await;
+                }
                 collected.snapshot_before = before.head;
                 collected.snapshot_after = after.head;
                 collected.diff_truncated = kept.truncated();
@@ -133,63 +172,60 @@ async fn list_artifacts(admitted: &Admitted, occupied: &Occupied, stop: &StopSwi
     }
 }
 
+/// The state after the command, and the diff to it: the workspace is only read, so the new objects last as long as the step.
 async fn diff(
     engine: &Engine,
     id: &DirectiveId,
     admitted: &Admitted,
     occupied: &Occupied,
     before: Result<Snapshot, String>,
-) -> Result<(Snapshot, Snapshot, Kept), String> {
+) -> Result<(Snapshot, Snapshot, Kept, Option<String>), String> {
     let before = before?;
-    // The command has ended: a cancel no longer concerns what it left. The time is bounded by the steps themselves.
-    let never = || watch::Sender::new(None).subscribe();
-    let after = snapshot(engine, id, admitted, occupied, never()).await?;
-    if before.tree == after.tree {
-        return Ok((before, after, Kept::default()));
-    }
     let limit = admitted.spec.limits.max_diff_bytes.unwrap_or(conduits::directive::DEFAULT_MAX_DIFF_BYTES);
     let step = Step {
         name: "diff",
-        script: DIFF,
-        variables: &[("NEXUS_BEFORE", &before.tree), ("NEXUS_AFTER", &after.tree)],
+        variables: &[("NEXUS_BEFORE", &before.tree)],
+        access: WorkspaceAccess::ReadOnly,
+        // The line that says what is missing must fit, too.
+        keep: usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(64),
+        ..look(admitted, occupied)
+    };
+    // The command has ended: a cancel no longer concerns what it left. The time is bounded by the step itself.
+    let never = watch::Sender::new(None).subscribe();
+    let end = git::run(engine, id, step, never).await.map_err(|error| error.to_string())?;
+    let (after, missing) = read(&end)?;
+    Ok((before, after, end.output, missing))
+}
+
+fn look<'a>(admitted: &Admitted, occupied: &'a Occupied) -> Step<'a> {
+    Step {
+        name: "look",
+        script: LOOK,
+        variables: &[],
         folder: &occupied.path,
+        access: WorkspaceAccess::ReadWrite,
+        disk: None,
         network: NetworkPath::Isolated,
         limits: admitted.limits,
         input: None,
         timeout: LOOK_WITHIN,
-        // The line that says what is missing must fit, too.
-        keep: usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(64),
-    };
-    let end = git::run(engine, id, step, never()).await.map_err(|error| error.to_string())?;
-    match end.exit.code {
-        0 => Ok((before, after, end.output)),
-        code => Err(format!("git diff-tree ended with {code}: {}", end.messages.trim())),
+        lead: 2,
+        keep: 0,
     }
 }
 
-async fn snapshot(
-    engine: &Engine,
-    id: &DirectiveId,
-    admitted: &Admitted,
-    occupied: &Occupied,
-    stop: watch::Receiver<Option<sandbox::Stop>>,
-) -> Result<Snapshot, String> {
-    let step = Step {
-        name: "snapshot",
-        script: SNAPSHOT,
-        variables: &[],
-        folder: &occupied.path,
-        network: NetworkPath::Isolated,
-        limits: admitted.limits,
-        input: None,
-        timeout: LOOK_WITHIN,
-        keep: NAMES,
-    };
-    let end = git::run(engine, id, step, stop).await.map_err(|error| error.to_string())?;
-    if end.exit.code != 0 {
-        return Err(format!("git ended with {}: {}", end.exit.code, end.messages.trim()));
+/// The snapshot that a look printed, and what it says of files that it could not take up.
+fn read(end: &StepEnd) -> Result<(Snapshot, Option<String>), String> {
+    if let Some(breach) = &end.breach {
+        return Err(breach.clone());
     }
-    parse_snapshot(&end.output.bytes()).ok_or_else(|| "git printed no object names".to_owned())
+    let missing = match end.exit.code {
+        0 => None,
+        NOT_WHOLE => Some(end.messages.trim().to_owned()),
+        code => return Err(format!("git ended with {code}: {}", end.messages.trim())),
+    };
+    let snapshot = parse_snapshot(end.output.lead()).ok_or("git printed no object names")?;
+    Ok((snapshot, missing))
 }
 
 /// Object names are checked before they are used as arguments: the repository's own configuration can make git

@@ -11,8 +11,8 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ impl fmt::Display for Breach {
 
 /// The facility as the command found it, and what may become of it.
 #[derive(Debug)]
-pub(super) struct DiskWatch {
+pub struct DiskWatch {
     path: PathBuf,
     quota: Option<Quota>,
     min_free: u64,
@@ -108,14 +108,22 @@ impl DiskWatch {
     /// # Errors
     /// It cannot be measured: a limit that is named and cannot be watched refuses the directive.
     pub(super) async fn begin(engine: &Engine, admitted: &Admitted, occupied: &Occupied) -> Result<Self, String> {
+        Self::of(engine, admitted, &occupied.path).await
+    }
+
+    /// The same for another folder that a step of the directive fills.
+    ///
+    /// # Errors
+    /// It cannot be measured.
+    pub(super) async fn of(engine: &Engine, admitted: &Admitted, folder: &Path) -> Result<Self, String> {
         let quota = match admitted.disk {
             None => None,
             Some(Limit { value: allowed, .. }) => {
-                let begun = Quota::begin(occupied, allowed).await;
+                let begun = Quota::begin(folder, allowed).await;
                 Some(begun.map_err(|error| format!("limits.disk_mb cannot be watched: {error}"))?)
             }
         };
-        Ok(Self { path: occupied.path.clone(), quota, min_free: engine.config.min_free_bytes })
+        Ok(Self { path: folder.to_owned(), quota, min_free: engine.config.min_free_bytes })
     }
 
     /// Resolves when the run has gone too far; never, when it does not.
@@ -159,9 +167,11 @@ impl DiskWatch {
 }
 
 impl Quota {
-    async fn begin(occupied: &Occupied, allowed: u64) -> Result<Self, UsageError> {
-        let facility = Arc::new(occupied.open()?);
-        let device = fs::metadata(&occupied.path)?.dev();
+    async fn begin(folder: &Path, allowed: u64) -> Result<Self, UsageError> {
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::NOFOLLOW;
+        let facility = fs::File::options().read(true).custom_flags(flags.bits().cast_signed()).open(folder)?;
+        let device = facility.metadata()?.dev();
+        let facility = Arc::new(OwnedFd::from(facility));
         let before = measured(Arc::clone(&facility), Vec::new(), device).await?;
         Ok(Self { facility, device, before, allowed })
     }

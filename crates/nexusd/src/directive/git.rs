@@ -10,13 +10,18 @@ use std::time::Duration;
 use conduits::DirectiveId;
 use sandbox::{
     BaseEnvironment, CommandLine, Driver, Environment, Exit, Limits, NetworkPath, PreparedRun, ProxyVariables, RunName,
-    Stop, Workspace, WorkspaceAccess, WorkspaceCwd,
+    Stop, StopReason, Workspace, WorkspaceAccess, WorkspaceCwd,
 };
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
+use super::disk::DiskWatch;
+use super::stop::StopSwitch;
 use crate::engine::Engine;
+
+/// The longest that the lines kept apart may be together, in bytes.
+const LEAD_BYTES: usize = 4096;
 
 /// The most of a step's messages that is kept, in bytes.
 const MESSAGES_KEPT: usize = 16 * 1024;
@@ -32,6 +37,10 @@ pub struct Step<'a> {
     pub variables: &'a [(&'a str, &'a str)],
     /// The folder on the host that is `/workspace`.
     pub folder: &'a Path,
+    /// Whether it may be written to.
+    pub access: WorkspaceAccess,
+    /// What the step may add to the disk, where that is watched.
+    pub disk: Option<&'a DiskWatch>,
     /// The way to the network.
     pub network: NetworkPath,
     /// What it may use: what the directive may, for what is in the repository runs on its account.
@@ -40,7 +49,9 @@ pub struct Step<'a> {
     pub input: Option<OwnedFd>,
     /// The longest it may take.
     pub timeout: Duration,
-    /// The most of its standard output that is kept: half from its beginning, half from its end.
+    /// Lines of its standard output that are kept apart, its first ones.
+    pub lead: usize,
+    /// The most of the rest that is kept: half from its beginning, half from its end.
     pub keep: usize,
 }
 
@@ -53,6 +64,8 @@ pub struct StepEnd {
     pub output: Kept,
     /// The end of its standard error.
     pub messages: String,
+    /// Why it was ended, where it took more of the disk than it may.
+    pub breach: Option<String>,
 }
 
 /// Why a step could not be run at all.
@@ -68,7 +81,7 @@ pub async fn run(
     engine: &Engine,
     id: &DirectiveId,
     step: Step<'_>,
-    stop: watch::Receiver<Option<Stop>>,
+    mut stop: watch::Receiver<Option<Stop>>,
 ) -> Result<StepEnd, StepError> {
     let fail = |error: &dyn std::fmt::Display| StepError(error.to_string());
     let out = sys::pipe::pipe().map_err(|error| fail(&error))?;
@@ -80,7 +93,7 @@ pub async fn run(
         command: CommandLine::new("/bin/sh", step.script).map_err(|error| fail(&error))?,
         cwd: WorkspaceCwd::default(),
         environment: environment(id, &step).map_err(|error| fail(&error))?,
-        workspace: Workspace { host_dir: step.folder.to_owned(), access: WorkspaceAccess::ReadWrite },
+        workspace: Workspace { host_dir: step.folder.to_owned(), access: step.access },
         network: step.network,
         limits: step.limits,
         stdin: step.input,
@@ -92,10 +105,46 @@ pub async fn run(
     let mut handle = engine.git_drivers().start(armed).await.map_err(|error| fail(&error))?;
     handle.ready().await.map_err(|error| fail(&error))?;
     handle.release().map_err(|error| fail(&error))?;
-    let (exit, output, messages) =
-        tokio::join!(handle.wait(stop), read_kept(out.read, step.keep), read_kept(err.read, MESSAGES_KEPT),);
+    let (own, census) = (StopSwitch::default(), handle.census());
+    let waited = async {
+        let mut ended = std::pin::pin!(handle.wait(own.watch()));
+        let asked = async {
+            match stop.wait_for(Option::is_some).await.ok().and_then(|stop| *stop) {
+                Some(stop) => stop.reason,
+                // Whoever could ask is gone.
+                None => std::future::pending().await,
+            }
+        };
+        let breached = async {
+            match step.disk {
+                Some(disk) => disk.breach(census).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            exit = &mut ended => {
+                let breach = match step.disk {
+                    Some(disk) => disk.last_look().await,
+                    None => None,
+                };
+                (exit, breach)
+            }
+            reason = asked => {
+                own.stop(reason);
+                (ended.await, None)
+            }
+            breach = breached => {
+                own.stop(StopReason::DiskFull);
+                (ended.await, Some(breach))
+            }
+        }
+    };
+    let ((exit, breach), output, messages) =
+        tokio::join!(waited, read_kept(out.read, step.lead, step.keep), read_kept(err.read, 0, MESSAGES_KEPT));
     let messages = String::from_utf8_lossy(&messages.map_err(|error| fail(&error))?.bytes()).into_owned();
-    Ok(StepEnd { exit, output: output.map_err(|error| fail(&error))?, messages })
+    let (output, breach) = (output.map_err(|error| fail(&error))?, breach.map(|breach| breach.to_string()));
+    Ok(StepEnd { exit, output, messages, breach })
 }
 
 fn environment(id: &DirectiveId, step: &Step<'_>) -> Result<Environment, sandbox::EnvironmentError> {
@@ -128,19 +177,37 @@ fn environment(id: &DirectiveId, step: &Step<'_>) -> Result<Environment, sandbox
 /// The beginning and the end of a stream, and how much was left out between.
 #[derive(Debug, Default)]
 pub struct Kept {
+    lead: Vec<u8>,
+    lead_lines: usize,
     head: Vec<u8>,
     tail: std::collections::VecDeque<u8>,
     cut: u64,
 }
 
 impl Kept {
-    fn push(&mut self, bytes: &[u8], keep: usize) {
+    fn leading(lines: usize) -> Self {
+        Self { lead_lines: lines, ..Self::default() }
+    }
+
+    fn push(&mut self, mut bytes: &[u8], keep: usize) {
+        while self.lead_lines > 0 && !bytes.is_empty() && self.lead.len() < LEAD_BYTES {
+            let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
+            let (line, rest) = bytes.split_at(end.min(LEAD_BYTES - self.lead.len()));
+            self.lead.extend_from_slice(line);
+            self.lead_lines -= usize::from(line.ends_with(b"\n"));
+            bytes = rest;
+        }
         let room = (keep / 2).saturating_sub(self.head.len()).min(bytes.len());
         self.head.extend_from_slice(&bytes[..room]);
         self.tail.extend(&bytes[room..]);
         let over = self.tail.len().saturating_sub(keep - keep / 2);
         self.tail.drain(..over);
         self.cut += u64::try_from(over).unwrap_or(u64::MAX);
+    }
+
+    /// The first lines, kept apart.
+    pub fn lead(&self) -> &[u8] {
+        &self.lead
     }
 
     /// Whether something was left out.
@@ -161,10 +228,10 @@ impl Kept {
     }
 }
 
-async fn read_kept(read: OwnedFd, keep: usize) -> std::io::Result<Kept> {
+async fn read_kept(read: OwnedFd, lead: usize, keep: usize) -> std::io::Result<Kept> {
     rustix::io::ioctl_fionbio(&read, true)?;
     let mut pipe = pipe::Receiver::from_owned_fd(read)?;
-    let mut kept = Kept::default();
+    let mut kept = Kept::leading(lead);
     let mut buffer = vec![0; 32 * 1024];
     loop {
         match pipe.read(&mut buffer).await? {
@@ -189,6 +256,22 @@ mod tests {
         let mut whole = Kept::default();
         whole.push(b"abcdef", 6);
         assert_eq!((whole.bytes(), whole.truncated()), (b"abcdef".to_vec(), false));
+    }
+
+    #[test]
+    fn leading_lines_are_kept_apart_however_they_come() {
+        let text = b"one\n\nthree\nfour";
+        for size in 1..text.len() {
+            let mut kept = Kept::leading(2);
+            text.chunks(size).for_each(|piece| kept.push(piece, 4));
+            assert_eq!(
+                (kept.lead(), &kept.bytes()[..]),
+                (&b"one\n\n"[..], &b"th\n[... 6 bytes truncated ...]\nur"[..])
+            );
+        }
+        let mut endless = Kept::leading(1);
+        endless.push(&[b'x'; LEAD_BYTES + 3], 10);
+        assert_eq!((endless.lead().len(), endless.bytes().len()), (LEAD_BYTES, 3));
     }
 
     #[test]

@@ -11,8 +11,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use conduits::{DirectiveId, LogStream, RepoUrl};
+use sandbox::WorkspaceAccess;
 
 use super::admit::Admitted;
+use super::disk::DiskWatch;
 use super::git::{self, Step, StepError};
 use super::network::{Network, NetworkError};
 use super::stop::StopSwitch;
@@ -46,6 +48,9 @@ pub enum PrepareError {
         /// Its exit code.
         code: i32,
     },
+    /// It took more of the disk than the directive may, or nobody could tell.
+    #[error("{0}")]
+    Disk(String),
     /// The file system refused.
     #[error("cannot {what}: {source}")]
     Io {
@@ -116,16 +121,20 @@ async fn clone(
     logs: &Logs,
     stop: &StopSwitch,
 ) -> Result<(), PrepareError> {
+    let disk = DiskWatch::of(engine, admitted, staging).await.map_err(PrepareError::Disk)?;
     let (network, path) = Network::open_in_bwrap(engine, id, admitted, logs)?;
     let step = Step {
         name: "prepare",
         script: CLONE,
         variables: &[("NEXUS_REPO_URL", url), ("NEXUS_REPO_ORIGIN", origin(url))],
         folder: staging,
+        access: WorkspaceAccess::ReadWrite,
+        disk: Some(&disk),
         network: path,
         limits: admitted.limits,
         input: credentials,
         timeout: admitted.timeout.min(LONGEST_CLONE),
+        lead: 0,
         keep: 0,
     };
     let end = git::run(engine, id, step, stop.watch()).await;
@@ -134,9 +143,10 @@ async fn clone(
     for line in end.messages.lines() {
         logs.notice(LogStream::Stderr, &format!("[prepare] {line}")).await;
     }
-    match end.exit.code {
-        0 => Ok(()),
-        code => Err(PrepareError::Clone { code }),
+    match (end.breach, end.exit.code) {
+        (Some(breach), _) => Err(PrepareError::Disk(breach)),
+        (None, 0) => Ok(()),
+        (None, code) => Err(PrepareError::Clone { code }),
     }
 }
 

@@ -4,6 +4,7 @@
 mod bed;
 mod cli;
 mod client;
+mod collecting;
 mod config;
 mod doctor;
 mod endings;

@@ -17,10 +17,17 @@ struct GitServer {
 
 impl GitServer {
     fn start() -> Self {
+        Self::with("true")
+    }
+
+    /// With what a script adds to the tree.
+    fn with(more: &str) -> Self {
         let root = WorkDir::new();
-        let script = r#"git init -q -b main tree && cd tree && echo hello > greeting && git add greeting &&
-            git -c user.name=t -c user.email=t@t commit -qm first && git clone -q --bare . ../project.git"#;
-        let made = Command::new("sh").args(["-c", script]).current_dir(root.path()).status().unwrap();
+        let script = format!(
+            "git init -q -b main tree && cd tree && echo hello > greeting && {more} && git add . &&
+            git -c user.name=t -c user.email=t@t commit -qm first && git clone -q --bare . ../project.git"
+        );
+        let made = Command::new("sh").args(["-c", &script]).current_dir(root.path()).status().unwrap();
         assert!(made.success());
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/preparing/git_server.py");
         let mut command = Command::new("python3");
@@ -88,4 +95,43 @@ async fn a_server_that_redirects_does_not_get_them_elsewhere() {
     assert_eq!(ended.outcome(), ("failed", 1, ""), "{}", ended.stderr);
     assert!(second.seen().contains("/project.git"), "control: the redirect was followed: {}", ended.stderr);
     assert!(!second.seen().contains("Basic "), "{}", second.seen());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_has_the_directive_s_disk_limit() {
+    require!(Root, Bwrap, Git, Python);
+    let (server, bed) = (GitServer::with("head -c 20000000 /dev/urandom > large"), bed());
+    let url = format!("http://robot:s3cret%2Fpass@git.example.test:{}/project.git", server.port);
+    let run = |disk_mb: u64| {
+        bed.run(json!({
+            "facility": { "id": format!("f{disk_mb}"), "repo_url": url }, "command": "cat greeting",
+            "capabilities": { "net": { "mode": "unrestricted" } }, "limits": { "disk_mb": disk_mb },
+        }))
+    };
+    let ended = run(5).await;
+    assert_eq!(ended.outcome(), ("failed", 1, ""), "{}", ended.stderr);
+    assert!(ended.stderr.contains("[prepare] failed: ended by its disk limit"), "{}", ended.stderr);
+    assert_eq!(std::fs::read_dir(bed.dir.join("w/f5")).unwrap().count(), 0, "the facility is as empty as before");
+    // Control: with room for it, it is cloned.
+    assert_eq!(run(500).await.outcome(), ("succeeded", 0, "hello\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_ends_a_clone() {
+    require!(Root, Bwrap, Git);
+    let bed = bed();
+    // Takes the connection and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let id = bed.queue(json!({
+        "facility": { "id": "f", "repo_url": format!("http://git.example.test:{port}/x.git") },
+        "capabilities": { "net": { "mode": "unrestricted" } },
+    }));
+    let (taken, _) = tokio::task::spawn_blocking(move || silent.accept().unwrap()).await.unwrap();
+    let began = std::time::Instant::now();
+    bed.stub.cancel(&id);
+    let ended = bed.ended(id).await;
+    assert_eq!(ended.report.status.as_str(), "canceled", "{}", ended.stderr);
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(taken);
 }
