@@ -50,8 +50,10 @@ pub struct Exit {
     pub code: i32,
     /// What it used.
     pub usage: Usage,
-    /// How often a process was refused because the run had as many as it may have.
-    pub pids_refused: u64,
+    /// How often a process was refused because the run had as many as it may have, where its cgroup counts that.
+    pub pids_refused: Option<u64>,
+    /// How many of its processes were killed because memory ran out, where its cgroup counts that.
+    pub oom_kills: Option<u64>,
     /// One more sentence for whoever reads the log, such as that the pids limit was hit.
     pub note: Option<String>,
 }
@@ -61,9 +63,10 @@ pub struct Exit {
 pub struct Usage {
     /// From release to the end.
     pub wall: Duration,
-    /// Processor time in user mode, all processes.
+    /// Processor time in user mode: of all processes where the run had a cgroup of version 2, else of those that the helper
+    /// waited for.
     pub user: Duration,
-    /// Processor time in the kernel, all processes.
+    /// Processor time in the kernel, of the same.
     pub system: Duration,
     /// Peak memory in bytes: of the whole run where it had a memory cgroup, else of its largest process.
     pub peak_rss_bytes: u64,

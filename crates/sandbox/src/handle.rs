@@ -337,13 +337,14 @@ impl RunHandle {
         if timeout(GONE_TIMEOUT, gone).await.is_err() {
             tracing::error!("the sandbox's helper outlived its sandbox");
         }
-        let (mut oom, mut peak, mut note, mut pids_refused) = (0, None, None, 0);
+        let (mut oom_kills, mut peak, mut cpu, mut note, mut pids_refused) = (None, None, None, None, None);
         if let Some(group) = self.around.group.take() {
-            oom = group.oom_kills();
+            oom_kills = group.oom_kills();
             peak = group.peak_memory();
+            cpu = group.cpu_time();
             pids_refused = group.pids_refused();
-            if pids_refused > 0 {
-                note = Some(format!("the limit of processes was reached: {pids_refused} were refused"));
+            if let Some(refused @ 1..) = pids_refused {
+                note = Some(format!("the limit of processes was reached: {refused} were refused"));
             }
             let name = group.name().to_owned();
             if !remove(group).await {
@@ -352,17 +353,15 @@ impl RunHandle {
         }
         let micros = |get: fn(&Ended) -> u64| Duration::from_micros(self.report.as_ref().map_or(0, get));
         let largest = self.report.map_or(0, |ended| ended.max_rss_kib.saturating_mul(1024));
-        let usage = Usage {
-            wall,
-            user: micros(|ended| ended.user_micros),
-            system: micros(|ended| ended.system_micros),
-            peak_rss_bytes: peak.unwrap_or(largest),
-        };
+        let (user, system) =
+            cpu.unwrap_or_else(|| (micros(|ended| ended.user_micros), micros(|ended| ended.system_micros)));
+        let usage = Usage { wall, user, system, peak_rss_bytes: peak.unwrap_or(largest) };
         let command = self.report.map(|ended| match ended.how {
             How::Code(code) => CommandStatus::Code(i32::from(code)),
             How::Signal(signal) => CommandStatus::Signal(i32::from(signal)),
         });
         let cause = self.ending.map(|ending| ending.cause);
+        let oom = oom_kills.unwrap_or(0);
         let ended = ended_by(cause, command, oom, || self.engine_failure(self.status));
         let code = exit_code(&ended, command.map(CommandStatus::code));
         if oom > 0 && ended != EndedBy::OutOfMemory {
@@ -370,7 +369,7 @@ impl RunHandle {
             let killed = format!("the memory limit was reached: {oom} of its processes were killed");
             note = Some(note.map_or(killed.clone(), |other: String| format!("{killed}; {other}")));
         }
-        Exit { ended, code, usage, pids_refused, note }
+        Exit { ended, code, usage, pids_refused, oom_kills, note }
     }
 
     /// What the engine said, shortened.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -180,11 +181,19 @@ impl Group {
             .collect()
     }
 
-    /// How many of its processes the kernel killed because memory ran out.
+    /// How many of its processes the kernel killed because memory ran out, where it counts them.
     #[must_use]
-    pub fn oom_kills(&self) -> u64 {
+    pub fn oom_kills(&self) -> Option<u64> {
         let file = if self.version == Version::Two { "memory.events" } else { "memory.oom_control" };
-        self.read_field("memory", file, "oom_kill").unwrap_or(0)
+        self.read_field("memory", file, "oom_kill")
+    }
+
+    /// The processor time of everything that ever ran in it, in user mode and in the kernel. Only version 2 has it in every
+    /// group.
+    #[must_use]
+    pub fn cpu_time(&self) -> Option<(Duration, Duration)> {
+        let (_, dir) = self.dirs.first().filter(|_| self.version == Version::Two)?;
+        cpu_time(&fs::read_to_string(dir.join("cpu.stat")).ok()?)
     }
 
     /// The most memory it ever held, in bytes.
@@ -194,10 +203,10 @@ impl Group {
         self.read("memory", file)?.trim().parse().ok()
     }
 
-    /// How often a process was refused because there were too many.
+    /// How often a process was refused because there were too many, where it is counted.
     #[must_use]
-    pub fn pids_refused(&self) -> u64 {
-        self.read_field("pids", "pids.events", "max").unwrap_or(0)
+    pub fn pids_refused(&self) -> Option<u64> {
+        self.read_field("pids", "pids.events", "max")
     }
 
     /// A way to see its processes that does not keep it.
@@ -237,9 +246,19 @@ impl Group {
     }
 
     fn read_field(&self, controller: &str, file: &str, field: &str) -> Option<u64> {
-        let text = self.read(controller, file)?;
-        text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(' ')?.trim().parse().ok())
+        field_of(&self.read(controller, file)?, field)
     }
+}
+
+/// One number of a file of `name number` lines.
+fn field_of(text: &str, field: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// User and system time of a `cpu.stat`.
+fn cpu_time(text: &str) -> Option<(Duration, Duration)> {
+    let micros = |field| field_of(text, field).map(Duration::from_micros);
+    micros("user_usec").zip(micros("system_usec"))
 }
 
 impl Drop for Group {
@@ -310,4 +329,18 @@ fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
         .open(path)
         .and_then(|mut file: File| io::Write::write_all(&mut file, value.as_bytes()));
     written.map_err(|source| CgroupError { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_from_cpu_stat() {
+        let text = "usage_usec 3500000\nuser_usec 2000000\nsystem_usec 1500000\nnr_periods 0\nthrottled_usec 9\n";
+        assert_eq!(cpu_time(text), Some((Duration::from_secs(2), Duration::from_millis(1500))));
+        // What an older kernel or another hierarchy has.
+        assert_eq!(cpu_time("nr_periods 0\nuser_usec_of_old 1\n"), None);
+        assert_eq!(cpu_time("user_usec 1\n"), None);
+    }
 }

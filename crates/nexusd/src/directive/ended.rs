@@ -18,12 +18,20 @@ pub struct Ended {
     pub exit_code: i32,
     /// Why it did not simply run to its end: `timeout`, `cancel`, `lost_lease`, `oom`, `pids`, `disk`, `refused`, …
     pub ended_by: Option<&'static str>,
-    /// Time and memory that the command used.
-    pub usage: Option<Usage>,
+    /// Time and memory that the command used, and what it was refused.
+    pub usage: Option<Used>,
     /// What the egress proxy counted.
     pub egress: Option<EgressSummary>,
     /// Snapshots, diff and artifacts.
     pub collected: Collected,
+}
+
+/// What is reported of a run's use of the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Used {
+    usage: Usage,
+    pids_refused: Option<u64>,
+    oom_kills: Option<u64>,
 }
 
 impl Ended {
@@ -49,13 +57,13 @@ impl Ended {
     pub fn after_the_run(exit: &Exit, egress: Option<EgressSummary>) -> Self {
         let (status, ended_by) = status_of(&exit.ended, exit.code);
         // The limit itself kills nothing: the command fails over a process that it did not get.
-        let short_of_pids = status == FinishedStatus::Failed && exit.pids_refused > 0;
+        let short_of_pids = status == FinishedStatus::Failed && exit.pids_refused.is_some_and(|refused| refused > 0);
         let ended_by = ended_by.or(short_of_pids.then_some("pids"));
         Self {
             status,
             exit_code: exit.code,
             ended_by,
-            usage: Some(exit.usage),
+            usage: Some(Used { usage: exit.usage, pids_refused: exit.pids_refused, oom_kills: exit.oom_kills }),
             egress,
             collected: Collected::default(),
         }
@@ -100,14 +108,22 @@ impl Ended {
     }
 }
 
-fn usage_manifest(usage: &Usage) -> Value {
+/// Counts that no cgroup kept are left out: nothing counted is not none.
+fn usage_manifest(used: &Used) -> Value {
+    let usage = &used.usage;
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    json!({
+    let mut manifest = json!({
         "wall_ms": millis(usage.wall),
         "user_ms": millis(usage.user),
         "system_ms": millis(usage.system),
         "peak_rss_bytes": usage.peak_rss_bytes,
-    })
+    });
+    for (name, count) in [("oom_kills", used.oom_kills), ("pids_refused", used.pids_refused)] {
+        if let Some(count) = count {
+            manifest[name] = count.into();
+        }
+    }
+    manifest
 }
 
 fn status_of(ended: &EndedBy, code: i32) -> (FinishedStatus, Option<&'static str>) {
@@ -155,6 +171,18 @@ mod tests {
         ];
         for (ended, code, status, ended_by) in cases {
             assert_eq!(status_of(&ended, code), (status, ended_by), "{ended:?} with {code}");
+        }
+    }
+
+    #[test]
+    fn counts_are_reported_where_a_cgroup_kept_them() {
+        let used = |oom_kills, pids_refused| Used { usage: Usage::default(), pids_refused, oom_kills };
+        let counts = |used: &Used| {
+            let manifest = usage_manifest(used);
+            (manifest["oom_kills"].as_u64(), manifest["pids_refused"].as_u64())
+        };
+        for kept in [(None, None), (Some(0), Some(0)), (Some(2), None), (None, Some(7))] {
+            assert_eq!(counts(&used(kept.0, kept.1)), kept);
         }
     }
 }

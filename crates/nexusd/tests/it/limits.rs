@@ -84,12 +84,16 @@ async fn memory_and_processes_are_told_apart_in_the_result() {
     // A command that does without the process that was killed says so all the same.
     let ended = bed.run(json!({ "command": hog, "limits": small })).await;
     assert!(ended.stderr.contains("the memory limit was reached"), "{:?} {}", ended.report, ended.stderr);
+    let counted = |ended: &Ended, name: &str| ended.report.artifacts_manifest["usage"][name].as_u64();
+    assert!(counted(&ended, "oom_kills") > Some(0), "{:?}", ended.report);
     assert_eq!(bed.run(json!({ "command": hog })).await.outcome(), ("succeeded", 0, "304087040\n"));
 
     let many = |count: u32| format!("i=0; while [ $i -lt {count} ]; do sleep 1 & i=$((i+1)); done; wait; echo all");
     let ended = bed.run(json!({ "command": many(40) })).await;
     assert_eq!((ended.outcome().0, ended_by(&ended)), ("failed", Some("pids")), "{}", ended.stderr);
     assert!(ended.stderr.contains("the limit of processes was reached"), "{}", ended.stderr);
+    assert!(counted(&ended, "pids_refused") > Some(0), "{:?}", ended.report);
+    assert_eq!(counted(&ended, "oom_kills"), Some(0));
     assert_eq!(bed.run(json!({ "command": many(10) })).await.outcome(), ("succeeded", 0, "all\n"));
 }
 
