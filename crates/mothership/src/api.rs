@@ -48,6 +48,8 @@ pub struct App {
     pub trusted_proxies: Vec<IpNet>,
     /// How long a lease lives without a heartbeat.
     pub lease_ttl: Duration,
+    /// How long chunks that an ended directive's log lacks are waited for, from the last one that came.
+    pub log_patience: Duration,
     /// Failed enrolments by address.
     pub enroll_failures: FailureLimit,
     /// Ends held requests.

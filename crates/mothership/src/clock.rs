@@ -59,6 +59,12 @@ impl Clock {
     pub fn now(&self) -> Micros {
         self.wall.plus(self.since.elapsed())
     }
+
+    /// How long it is until `moment`; nothing where it is past.
+    #[must_use]
+    pub fn until(&self, moment: Micros) -> Duration {
+        Duration::from_micros(u64::try_from(moment.0.saturating_sub(self.now().0)).unwrap_or(0))
+    }
 }
 
 #[cfg(test)]

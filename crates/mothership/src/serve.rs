@@ -30,6 +30,8 @@ use listen::{Listen, ServerName, certificate_names};
 
 /// How often the server's own certificate is made anew; a third of its lifetime.
 const RENEW_SERVER_CERTIFICATE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long chunks that an ended directive's log lacks are waited for: nexusd goes on sending what was not acknowledged.
+const LOG_PATIENCE: Duration = Duration::from_secs(75);
 /// The name of the API token that the first start makes.
 const ADMIN_TOKEN_NAME: &str = "admin";
 
@@ -61,6 +63,8 @@ pub struct ServeConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// How long a lease lives without a heartbeat.
     pub lease_ttl: Duration,
+    /// How long chunks that an ended directive's log lacks are waited for, from the last one that came.
+    pub log_patience: Duration,
     /// Failed enrolments an hour and address.
     pub enroll_failures_per_hour: usize,
 }
@@ -76,6 +80,7 @@ impl ServeConfig {
             auth: AuthMode::Mtls,
             trusted_proxies: Vec::new(),
             lease_ttl: Duration::from_secs(conduits::poll::DEFAULT_LEASE_TTL_SECONDS),
+            log_patience: LOG_PATIENCE,
             enroll_failures_per_hour: 10,
         }
     }
@@ -209,6 +214,7 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         auth: config.auth,
         trusted_proxies: config.trusted_proxies.clone(),
         lease_ttl: config.lease_ttl,
+        log_patience: config.log_patience,
         enroll_failures: FailureLimit::new(config.enroll_failures_per_hour),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),

@@ -119,7 +119,7 @@ const OPERATIONS: &[Operation] = &[
     Operation {
         method: "GET",
         path: "/api/v1/directives/{id}/logs",
-        summary: "Stored output: of one stream from a seq on, or of both in order of arrival",
+        summary: "Stored output without gaps: of one stream from a seq on, or of both from a place on",
         query: &["stream", "from_seq", "after"],
         request: None,
         success: ("200", "A page", Content::Json("LogPage")),
@@ -243,7 +243,7 @@ fn described(operation: &Operation) -> Value {
         .query
         .iter()
         .map(|name| {
-            let number = matches!(*name, "limit" | "from_seq" | "after");
+            let number = matches!(*name, "limit" | "from_seq");
             let kind = if number { "integer" } else { "string" };
             json!({ "name": name, "in": "query", "required": false, "schema": { "type": kind } })
         })

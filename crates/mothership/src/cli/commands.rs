@@ -2,14 +2,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use conduits::LogStream;
+use conduits::{DirectiveState, LogStream};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::CliError;
 use super::args::{Command, EnrollToken, Facility};
 use super::client::{Client, ClientError, segment};
-use super::terminal::{line, output, table};
+use super::terminal::{line, note, output, table};
 use super::{follow, run};
 
 pub(super) async fn run(client: &Client, command: Command) -> Result<u8, CliError> {
@@ -81,19 +81,35 @@ pub(super) async fn facility_id(client: &Client, text_or_name: &str) -> Result<S
 }
 
 async fn logs(client: &Client, id: &str) -> Result<(), CliError> {
-    let mut after = 0;
+    let mut after = "0".to_owned();
     loop {
-        let path = format!("/api/v1/directives/{}/logs?after={after}", segment(id));
+        let path = format!("/api/v1/directives/{}/logs?after={}", segment(id), segment(&after));
         let page = client.get(&path).await?;
         for chunk in page["chunks"].as_array().into_iter().flatten() {
+            if let Some(told) = missing(chunk) {
+                note(&told);
+            }
             let (stream, bytes) = decoded(chunk);
             output(stream, &bytes)?;
         }
-        match page["next_after"].as_i64() {
-            Some(next) => after = next,
-            None => return Ok(()),
+        if let Some(next) = page["next_after"].as_str() {
+            next.clone_into(&mut after);
+            continue;
         }
+        let ended =
+            page["state"].as_str().and_then(|state| state.parse().ok()).is_some_and(DirectiveState::is_terminal);
+        if ended && page["whole"] == false {
+            note("the directive has ended, but a part of its log has not come yet; `mothership logs -f` waits for it");
+        }
+        return Ok(());
     }
+}
+
+/// What to say where chunks never came.
+pub(super) fn missing(chunk: &Value) -> Option<String> {
+    let lacking = chunk["missing"].as_u64().filter(|lacking| *lacking > 0)?;
+    let chunks = if lacking == 1 { "chunk" } else { "chunks" };
+    Some(format!("{lacking} {chunks} of {} never came: a part of the log is missing here", text(chunk, "stream")))
 }
 
 /// A chunk's stream and bytes.

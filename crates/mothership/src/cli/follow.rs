@@ -7,12 +7,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::CliError;
 use super::client::{Client, ClientError, segment, transport};
-use super::commands::decoded;
+use super::commands::{decoded, missing};
 use super::sse::{Event, Parser};
 use super::terminal::{in_background, line, note, output};
 
-/// How long the rest of the log may take after the end: nexusd ships for 60 s at most.
-const REST: Duration = Duration::from_secs(75);
+/// How long nothing of the rest of the log may come after the end: longer than the mothership waits for it.
+const REST: Duration = Duration::from_secs(120);
 /// How long a lost connection is tried again.
 pub(super) const RECONNECT: Duration = Duration::from_secs(60);
 /// Between two tries.
@@ -98,9 +98,11 @@ impl<'c> Follower<'c> {
             in_background(move || line(&text)).await?;
         }
         match event.name.as_str() {
-            "log" if !self.json_lines => {
-                let (stream, bytes) = decoded(&data);
-                in_background(move || output(stream, &bytes)).await?;
+            "log" => {
+                self.terminal = self.terminal.map(|_| Instant::now());
+                if !self.json_lines {
+                    self.print(&data).await?;
+                }
             }
             "state" => {
                 let ended = data["state"]
@@ -116,6 +118,18 @@ impl<'c> Follower<'c> {
             _ => {}
         }
         Ok(None)
+    }
+
+    async fn print(&self, chunk: &Value) -> Result<(), CliError> {
+        let told = missing(chunk);
+        let (stream, bytes) = decoded(chunk);
+        in_background(move || {
+            if let Some(told) = told {
+                note(&told);
+            }
+            output(stream, &bytes)
+        })
+        .await
     }
 }
 

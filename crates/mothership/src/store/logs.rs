@@ -1,17 +1,23 @@
-//! Log chunks: stored once each, cut at the directive's output limit, read in order of arrival or by stream.
+//! Log chunks: stored once each, cut at the directive's output limit, in whatever order they come; [`read`] gives them out.
 //!
 //! Once the limit is reached nothing more can be kept. The first chunk of each stream that comes then leaves an empty row, as
-//! the mark of the cut; those after it are acknowledged and leave none, however many a command writes.
+//! the mark of the cut, and so does one that was overtaken by a stored one: readers would wait for it. The others are
+//! acknowledged and leave none, however many a command writes.
+
+mod position;
+pub mod read;
 
 use conduits::{DirectiveState, LogStream, code};
-use rusqlite::{Connection, OptionalExtension as _, params};
-use serde_json::{Map, Value};
+use rusqlite::{OptionalExtension as _, params};
 
 use super::directives::DirectiveRow;
 use super::{StoreError, Tx};
-use crate::clock::Micros;
 use crate::hub::Effect;
 use crate::refusal::{Fault, Refusal};
+pub use position::{Position, PositionError};
+
+/// Chunks that a stream may have beyond one for each byte that the directive may write: marks and empty ones.
+const EMPTY_CHUNKS: u64 = 4096;
 
 /// A chunk as it comes.
 #[derive(Debug)]
@@ -39,23 +45,6 @@ pub struct Accepted {
     pub truncated: bool,
 }
 
-/// A stored chunk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chunk {
-    /// Order over both streams, rising within a directive.
-    pub arrival: i64,
-    /// Its stream.
-    pub stream: LogStream,
-    /// Its place in the stream.
-    pub seq: i64,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// Whether something was cut here.
-    pub truncated: bool,
-    /// When it came.
-    pub received_at: Micros,
-}
-
 /// Stores a chunk, cut to what the directive may still write.
 ///
 /// # Errors
@@ -68,9 +57,9 @@ pub fn append(tx: &Tx<'_>, directive: &DirectiveRow, chunk: &NewChunk) -> Result
         )
         .into());
     }
-    let seq = i64::try_from(chunk.seq)
-        .map_err(|_| Refusal::invalid(code::INVALID_PARAMETER, format!("seq {} is too large", chunk.seq)))?;
-    let stream = i64::from(chunk.stream == LogStream::Stderr);
+    let too_large = || Refusal::invalid(code::INVALID_PARAMETER, format!("seq {} is too large", chunk.seq));
+    let seq = i64::try_from(chunk.seq).map_err(|_| too_large())?;
+    let stream = number(chunk.stream);
     let known: Option<(i64, bool)> = tx
         .conn()
         .prepare_cached(
@@ -84,10 +73,16 @@ pub fn append(tx: &Tx<'_>, directive: &DirectiveRow, chunk: &NewChunk) -> Result
         return Ok(Accepted { duplicate: true, stored: false, bytes, truncated });
     }
     let room = usize::try_from(directive.max_output_bytes - directive.output_bytes).unwrap_or(0);
-    if room == 0
-        && let Some(dropped) = drop_chunk(tx, directive, chunk, seq)?
-    {
-        return Ok(dropped);
+    // Rows are bounded by what may be written, however small a client cuts it.
+    let beyond = chunk.seq > directive.max_output_bytes.unsigned_abs().saturating_add(EMPTY_CHUNKS);
+    if room == 0 {
+        if !is_overtaken(tx, directive, stream, seq)?
+            && let Some(dropped) = drop_chunk(tx, directive, chunk, seq)?.or_else(|| beyond.then(|| dropped(chunk)))
+        {
+            return Ok(dropped);
+        }
+    } else if beyond {
+        return Err(too_large().into());
     }
     let kept = chunk.bytes.get(..room).unwrap_or(&chunk.bytes);
     let cut = kept.len() < chunk.bytes.len();
@@ -113,6 +108,19 @@ pub fn append(tx: &Tx<'_>, directive: &DirectiveRow, chunk: &NewChunk) -> Result
     })
 }
 
+/// How a stream stands in the rows.
+fn number(stream: LogStream) -> i64 {
+    i64::from(stream == LogStream::Stderr)
+}
+
+/// Whether a later chunk of its stream is stored already.
+fn is_overtaken(tx: &Tx<'_>, directive: &DirectiveRow, stream: i64, seq: i64) -> Result<bool, StoreError> {
+    Ok(tx
+        .conn()
+        .prepare_cached("SELECT 1 FROM log_chunks WHERE directive_seq = ?1 AND stream = ?2 AND seq > ?3 LIMIT 1")?
+        .exists(params![directive.seq, stream, seq])?)
+}
+
 /// Takes note of a chunk that has no room left; none for the first one of its stream, which is to leave the mark.
 fn drop_chunk(
     tx: &Tx<'_>,
@@ -130,101 +138,18 @@ fn drop_chunk(
             "UPDATE directives SET dropped_stderr = ?2, output_truncated = output_truncated OR ?3 WHERE seq = ?1",
         ),
     };
-    let truncated = chunk.truncated || !chunk.bytes.is_empty();
+    let dropped = dropped(chunk);
     let highest: Option<i64> = tx.conn().prepare_cached(look)?.query_row([directive.seq], |row| row.get(0))?;
     // Chunks of a stream come in order, so what is below the highest has come before. One that overtook another
     // hides it here, and nothing is lost by that: both are dropped.
     let duplicate = highest.is_some_and(|highest| seq <= highest);
     if !duplicate {
-        tx.conn().prepare_cached(note)?.execute(params![directive.seq, seq, truncated])?;
+        tx.conn().prepare_cached(note)?.execute(params![directive.seq, seq, dropped.truncated])?;
     }
-    Ok(highest.map(|_| Accepted { duplicate, stored: false, bytes: 0, truncated }))
+    Ok(highest.map(|_| Accepted { duplicate, ..dropped }))
 }
 
-fn chunk(row: &rusqlite::Row<'_>) -> rusqlite::Result<Chunk> {
-    Ok(Chunk {
-        arrival: row.get(0)?,
-        stream: if row.get::<_, i64>(1)? == 0 { LogStream::Stdout } else { LogStream::Stderr },
-        seq: row.get(2)?,
-        bytes: row.get(3)?,
-        truncated: row.get(4)?,
-        received_at: Micros(row.get(5)?),
-    })
-}
-
-/// The chunks of both streams that came after `arrival`, in that order, until `max_bytes` are gathered.
-///
-/// # Errors
-/// The store fails.
-pub fn arrived_after(
-    conn: &Connection,
-    directive_seq: i64,
-    arrival: i64,
-    max_bytes: usize,
-) -> Result<Vec<Chunk>, StoreError> {
-    let mut query = conn.prepare_cached(
-        "SELECT arrival, stream, seq, bytes, truncated, received_at FROM log_chunks
-         WHERE directive_seq = ?1 AND arrival > ?2 ORDER BY arrival",
-    )?;
-    let mut rows = query.query(params![directive_seq, arrival])?;
-    let (mut chunks, mut bytes) = (Vec::new(), 0);
-    while bytes < max_bytes
-        && let Some(row) = rows.next()?
-    {
-        let chunk = chunk(row)?;
-        bytes += chunk.bytes.len().max(64);
-        chunks.push(chunk);
-    }
-    Ok(chunks)
-}
-
-/// The chunks of one stream from `seq` on.
-///
-/// # Errors
-/// The store fails.
-pub fn of_stream(
-    conn: &Connection,
-    directive_seq: i64,
-    stream: LogStream,
-    from: i64,
-    limit: u32,
-) -> Result<Vec<Chunk>, StoreError> {
-    let mut query = conn.prepare_cached(
-        "SELECT arrival, stream, seq, bytes, truncated, received_at FROM log_chunks
-         WHERE directive_seq = ?1 AND stream = ?2 AND seq >= ?3 ORDER BY seq LIMIT ?4",
-    )?;
-    let stream = i64::from(stream == LogStream::Stderr);
-    let rows = query.query_map(params![directive_seq, stream, from, limit], chunk)?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// Whether every chunk that the result's `artifacts_manifest.log` counts is stored, or what is missing could not be kept
-/// any more. A report without counts (another client's) counts nothing.
-///
-/// # Errors
-/// The store fails.
-pub fn is_whole(
-    conn: &Connection,
-    directive_seq: i64,
-    counted: Option<&Map<String, Value>>,
-) -> Result<bool, StoreError> {
-    let Some(counted) = counted else {
-        return Ok(true);
-    };
-    let full = conn
-        .prepare_cached("SELECT output_bytes >= max_output_bytes FROM directives WHERE seq = ?1")?
-        .query_row([directive_seq], |row| row.get(0))?;
-    if full {
-        return Ok(true);
-    }
-    let mut query =
-        conn.prepare_cached("SELECT count(*) FROM log_chunks WHERE directive_seq = ?1 AND stream = ?2 AND seq < ?3")?;
-    for (stream, name) in [(0_i64, "stdout"), (1, "stderr")] {
-        let expected = counted.get(name).and_then(|stream| stream.get("chunks")).and_then(Value::as_i64).unwrap_or(0);
-        let stored: i64 = query.query_row(params![directive_seq, stream, expected], |row| row.get(0))?;
-        if stored < expected {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// What is answered to a chunk that comes for the first time and leaves no row.
+fn dropped(chunk: &NewChunk) -> Accepted {
+    Accepted { duplicate: false, stored: false, bytes: 0, truncated: chunk.truncated || !chunk.bytes.is_empty() }
 }

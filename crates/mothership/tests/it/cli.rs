@@ -104,6 +104,50 @@ async fn run_streams_byte_for_byte_and_exits_with_the_command_s_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_is_printed_in_its_order_and_what_lacks_is_told_in_its_place() {
+    let bed = Bed::with(|config| config.log_patience = Duration::from_secs(1)).await;
+    let territory = bed.territory().await;
+    let child = mothership(&bed, &["run", "--facility", &bed.facility().await, "--", "true"]);
+    let lease = claimed(&territory).await;
+    territory.started(&lease).await;
+    for seq in [0, 3, 2, 1, 5] {
+        territory.chunk(&lease, "stdout", seq, format!("{seq}\n").as_bytes()).await;
+    }
+    let log = json!({ "stdout": { "chunks": 6, "bytes": 12 }, "stderr": { "chunks": 0, "bytes": 0 } });
+    let body = json!({ "status": "succeeded", "exit_code": 0, "artifacts_manifest": { "log": log } });
+    territory.report(&lease, "finished", body).await;
+    // Asked while the mothership still waits for what lacks: what there is without a gap, and that it is not all.
+    let early = ended(mothership(&bed, &["logs", &lease.id])).await;
+    let run = ended(child).await;
+    let told = "mothership: 1 chunk of stdout never came: a part of the log is missing here\n";
+    let all = b"0\n1\n2\n3\n5\n".to_vec();
+    assert_eq!((run.status.code(), &run.stdout, run.stderr.as_slice()), (Some(0), &all, told.as_bytes()));
+    assert!(all.starts_with(&early.stdout) && early.stdout.len() >= 8, "{early:?}");
+    for words in [&["logs", &lease.id][..], &["logs", "-f", &lease.id]] {
+        let late = ended(mothership(&bed, words)).await;
+        assert_eq!((late.stdout, late.stderr.as_slice()), (all.clone(), told.as_bytes()), "{words:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_not_all_there_yet_is_called_so() {
+    let bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    bed.directive().await;
+    let lease = territory.one().await;
+    territory.started(&lease).await;
+    territory.chunk(&lease, "stdout", 0, b"a\n").await;
+    let running = ended(mothership(&bed, &["logs", &lease.id])).await;
+    assert_eq!((running.stdout.as_slice(), running.stderr.as_slice()), (&b"a\n"[..], &b""[..]));
+    let log = json!({ "stdout": { "chunks": 2, "bytes": 12 } });
+    territory.report(&lease, "finished", json!({ "status": "succeeded", "artifacts_manifest": { "log": log } })).await;
+    let early = ended(mothership(&bed, &["logs", &lease.id])).await;
+    let told = String::from_utf8(early.stderr).unwrap();
+    assert_eq!((early.status.code(), early.stdout.as_slice()), (Some(0), &b"a\n"[..]));
+    assert!(told.contains("not come yet") && told.lines().count() == 1, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_interrupt_cancels_the_directive_and_exits_130() {
     let bed = Bed::tls().await;
     let territory = bed.territory().await;

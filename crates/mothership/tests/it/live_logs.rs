@@ -1,4 +1,4 @@
-//! Live logs: order of arrival, resuming, and an end that comes when all is there.
+//! Logs as they are read: each stream in its order, resuming, and an end that comes when all is there.
 
 use std::time::Duration;
 
@@ -84,6 +84,94 @@ async fn both_streams_come_as_they_arrive_and_resume_where_they_stopped() {
     assert_eq!((page["chunks"].as_array().unwrap().len(), &page["next_seq"]), (1, &json!(2)));
     let (_, page) = bed.get(&format!("/api/v1/directives/{id}/logs")).await;
     assert_eq!(page["chunks"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_was_overtaken_is_given_in_its_place() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    let id = bed.directive().await;
+    let mut live = Stream::open(&bed, &id, None).await;
+    let lease = territory.one().await;
+    territory.started(&lease).await;
+    for (stream, seq, bytes) in [("stdout", 0, b"a"), ("stdout", 2, b"c"), ("stderr", 0, b"x")] {
+        territory.chunk(&lease, stream, seq, bytes).await;
+    }
+    let early = live.log(2).await;
+    let order: Vec<(&str, &[u8])> =
+        early.iter().map(|(stream, bytes, _)| (stream.as_str(), bytes.as_slice())).collect();
+    assert_eq!(order, [("stdout", &b"a"[..]), ("stderr", b"x")]);
+    let seqs = |page: &Value| -> Vec<u64> {
+        page["chunks"].as_array().unwrap().iter().map(|chunk| chunk["seq"].as_u64().unwrap()).collect()
+    };
+    let (_, page) = bed.get(&format!("/api/v1/directives/{id}/logs?stream=stdout")).await;
+    assert_eq!((seqs(&page), &page["next_seq"]), (vec![0], &json!(1)));
+    let (_, both) = bed.get(&format!("/api/v1/directives/{id}/logs")).await;
+    assert_eq!((seqs(&both), &both["next_after"]), (vec![0, 0], &json!("1-1")));
+    let mut resumed = Stream::open(&bed, &id, Some(&early[1].2)).await;
+    territory.chunk(&lease, "stdout", 1, b"b").await;
+    for stream in [&mut live, &mut resumed] {
+        let rest: Vec<Vec<u8>> = stream.log(2).await.into_iter().map(|(_, bytes, _)| bytes).collect();
+        assert_eq!(rest, [b"b", b"c"]);
+    }
+    let (_, page) = bed.get(&format!("/api/v1/directives/{id}/logs?stream=stdout&from_seq=1")).await;
+    assert_eq!((seqs(&page), &page["next_seq"]), (vec![1, 2], &json!(3)));
+    let (_, both) = bed.get(&format!("/api/v1/directives/{id}/logs?after=1-1")).await;
+    assert_eq!((seqs(&both), &both["next_after"], &both["whole"]), (vec![1, 2], &json!("3-1"), &json!(false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_never_come_are_told_once_they_are_not_waited_for_any_more() {
+    let bed = Bed::with(|config| {
+        config.auth = mothership::serve::AuthMode::Dev;
+        config.log_patience = Duration::from_secs(1);
+    })
+    .await;
+    let territory = bed.territory().await;
+    let id = bed.directive().await;
+    let mut live = Stream::open(&bed, &id, None).await;
+    let lease = territory.one().await;
+    territory.started(&lease).await;
+    territory.chunk(&lease, "stdout", 2, b"c").await;
+    let counts = json!({ "log": { "stdout": { "chunks": 3, "bytes": 3 }, "stderr": { "chunks": 1, "bytes": 1 } } });
+    let body = json!({ "status": "succeeded", "exit_code": 0, "artifacts_manifest": counts });
+    territory.report(&lease, "finished", body).await;
+    let mut events = Vec::new();
+    while let Some((name, id, data)) = live.next(Duration::from_secs(10)).await {
+        if name != "state" {
+            events.push((name, id, data["stream"].clone(), data["seq"].clone(), data["missing"].clone()));
+        }
+    }
+    let log = |id: &str, stream: &str, seq: u64, missing: u64| {
+        ("log".to_owned(), id.to_owned(), json!(stream), json!(seq), json!(missing))
+    };
+    let end = ("end".to_owned(), String::new(), Value::Null, Value::Null, Value::Null);
+    assert_eq!(events, [log("2-0", "stdout", 0, 2), log("3-0", "stdout", 2, 0), log("3-1", "stderr", 0, 1), end]);
+    let (_, page) = bed.get(&format!("/api/v1/directives/{id}/logs?after=3-0")).await;
+    assert_eq!((&page["chunks"][0]["missing"], &page["next_after"]), (&json!(1), &json!("3-1")));
+    let (_, page) = bed.get(&format!("/api/v1/directives/{id}/logs?after=3-1")).await;
+    assert_eq!((&page["chunks"], &page["whole"]), (&json!([]), &json!(true)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_of_another_sort_is_refused_with_what_to_use() {
+    let bed = Bed::dev().await;
+    let id = bed.directive().await;
+    let path = format!("/api/v1/directives/{id}/logs");
+    for wrong in
+        ["?after=17", "?stream=stdout&after=1-1", "?from_seq=1", "?stream=stdout&from_seq=-1", "/stream?after=17"]
+    {
+        let (status, refused) = bed.get(&format!("{path}{wrong}")).await;
+        assert_eq!((status.as_u16(), &refused["error"]), (422, &json!("invalid_parameter")), "{wrong}");
+    }
+    let resumed = bed.client(None).get(format!("{}{path}/stream", bed.url())).bearer_auth(&bed.token);
+    let (status, refused) = crate::bed::answer(resumed.header("last-event-id", "17")).await;
+    assert_eq!(status.as_u16(), 422);
+    let told = refused["detail"].as_str().unwrap();
+    assert!(told.contains("\"17\"") && told.contains("such as 12-3") && told.contains("0 for the beginning"), "{told}");
+    // Those that begin at the beginning begin there.
+    assert_eq!(bed.get(&format!("{path}?after=0")).await.0.as_u16(), 200);
+    Stream::open(&bed, &id, Some("")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,12 +29,21 @@ pub(super) fn all() -> Value {
             ("queued_at", &time), ("leased_at", &maybe_time), ("started_at", &maybe_time),
             ("finished_at", &maybe_time), ("started", &free), ("output_bytes", &number),
             ("output_truncated", &flag), ("result", &free)]),
-        "LogChunk": shape(&["id", "stream", "seq", "bytes"], &[("id", &number), ("stream", &stream), ("seq", &number),
+        "LogChunk": shape(&["id", "stream", "seq", "bytes", "missing"], &[
+            ("id", &json!({ "type": ["string", "null"], "description":
+                "The place in both streams after this; null on a page of one stream" })),
+            ("stream", &stream), ("seq", &number),
             ("bytes", &json!({ "type": "string", "contentEncoding": "base64" })), ("truncated", &flag),
-            ("received_at", &time)]),
+            ("missing", &json!({ "type": "integer", "description":
+                "0 for a chunk; else there is none here: so many from seq on never came" })),
+            ("received_at", &maybe_time)]),
         "LogPage": shape(&["chunks"], &[("chunks", &json!({ "type": "array", "items": super::reference("LogChunk") })),
-            ("next_seq", &json!({ "type": ["integer", "null"] })),
-            ("next_after", &json!({ "type": ["integer", "null"] })), ("state", &state)]),
+            ("next_seq", &json!({ "type": ["integer", "null"], "description":
+                "from_seq of the next page; null on an empty page and on one of both streams" })),
+            ("next_after", &json!({ "type": ["string", "null"], "description":
+                "after of the next page, such as 12-3: the next chunk of stdout and of stderr; null on an empty page and on one of one stream" })),
+            ("state", &state), ("whole", &json!({ "type": "boolean", "description":
+                "The directive has ended, and nothing follows this page" }))]),
         "NewEnrollmentToken": shape(&[], &[("ttl_seconds", &number), ("labels", &labels)]),
         "CreatedEnrollmentToken": shape(&["id", "token", "expires_at"], &[("id", &text), ("token", &text), ("expires_at", &time)]),
         "EnrollmentToken": shape(&["id", "state"], &[("id", &text),

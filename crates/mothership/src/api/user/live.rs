@@ -1,10 +1,10 @@
 //! `GET /api/v1/directives/{id}/logs/stream`: the log as server-sent events while it grows.
 //!
-//! Events: `log` (a chunk; its id is the order of arrival over both streams, good for `Last-Event-ID`), `state` (the
-//! directive's state changed) and, last, `end`. `end` comes when the directive has ended and every
-//! chunk that its result counts was sent; a result without counts (another client's) is given a quiet
-//! moment for late chunks instead. A directive that is deleted meanwhile has no end: the last event is `deleted` then.
-//! Between events nothing is read: the hub wakes the stream.
+//! Events: `log` (a chunk, or how many never came; its id is the place in both streams after it, good for
+//! `Last-Event-ID`), `state` (the directive's state changed) and, last, `end`. `end` comes when the directive has ended and
+//! every chunk that its result counts was sent, or is not waited for any more; a result without counts (another
+//! client's) is given a quiet moment for late chunks instead. A directive that is deleted meanwhile has no end: the last
+//! event is `deleted` then. Between events nothing is read: the hub wakes the stream.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,28 +20,27 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::logs::{row, shown};
+use super::logs::{position, row, shown};
 use crate::api::App;
 use crate::api::error::ApiResult;
-use crate::api::extract::{Path, Query, number};
+use crate::api::extract::{Path, Query};
+use crate::clock::Micros;
 use crate::hub::DirectiveWatch;
-use crate::refusal::{Fault, Refusal};
+use crate::refusal::{Fault, Refusal, RefusalKind};
 use crate::store::directives;
-use crate::store::logs::{self, Chunk};
+use crate::store::logs::Position;
+use crate::store::logs::read::{self, Rest, Step};
 
-/// Events on their way to one reader.
-const EVENTS: usize = 64;
+/// Events on their way to one reader; a chunk of the largest size is 350 KiB of them.
+const EVENTS: usize = 8;
 /// Bytes of output read at once.
 const BATCH_BYTES: usize = 256 * 1024;
-/// How long a log without counts must be quiet after the end.
-const QUIET: Duration = Duration::from_secs(1);
 /// Between comments that keep proxies from closing an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct From {
-    #[serde(default, deserialize_with = "number")]
-    after: Option<i64>,
+    after: Option<String>,
 }
 
 type Live = Sse<axum::response::sse::KeepAliveStream<ReceiverStream<Result<Event, Infallible>>>>;
@@ -52,25 +51,30 @@ pub(super) async fn stream(
     Query(from): Query<From>,
     headers: HeaderMap,
 ) -> ApiResult<Live> {
-    let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
+    let at = begin(&headers, &from)?;
     // Watched before the first look, so that nothing falls between.
     let changes = app.hub.watch(&id);
     let wanted = id.clone();
-    let (account, seq) =
-        app.query(&headers, move |conn, user| Ok((user.account_id.clone(), row(conn, user, &wanted)?.seq))).await?;
+    let account = app
+        .query(&headers, move |conn, user| {
+            row(conn, &user.account_id, &wanted)?;
+            Ok(user.account_id.clone())
+        })
+        .await?;
     let (events, receiver) = mpsc::channel(EVENTS);
-    let feed = Feed {
-        app: Arc::clone(&app),
-        account,
-        id,
-        seq,
-        after: resumed.or(from.after).unwrap_or(0),
-        state: None,
-        events,
-    };
+    let feed = Feed { app: Arc::clone(&app), account, id, at, state: None, events };
     app.tasks.spawn(feed.run(changes));
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive))
+}
+
+/// Where the reader stands: what it had last, else what it asks for, else nowhere yet.
+fn begin(headers: &HeaderMap, from: &From) -> Result<Position, Refusal> {
+    match headers.get("last-event-id") {
+        // A browser's stream that has seen no id yet resumes with an empty one.
+        Some(value) if !value.is_empty() => position("Last-Event-ID", &String::from_utf8_lossy(value.as_bytes())),
+        _ => from.after.as_deref().map(|text| position("after", text)).transpose().map(Option::unwrap_or_default),
+    }
 }
 
 /// One reader's stream.
@@ -78,27 +82,26 @@ struct Feed {
     app: Arc<App>,
     account: String,
     id: String,
-    seq: i64,
-    after: i64,
+    at: Position,
     state: Option<DirectiveState>,
     events: mpsc::Sender<Result<Event, Infallible>>,
 }
 
 /// What one look at the store finds.
 struct Look {
-    chunks: Vec<Chunk>,
     state: DirectiveState,
-    end: End,
+    steps: Vec<Step>,
+    next: Next,
 }
 
-/// Whether the log can still grow.
-enum End {
-    /// It can, or chunks that are counted are missing.
-    Open,
-    /// The directive has ended and its result counts nothing.
-    Uncounted(Value),
-    /// All is here.
-    Whole(Value),
+/// What to do once it is sent.
+enum Next {
+    /// Look again at once: there may be more already.
+    Look,
+    /// Wait for a change, or until this moment.
+    Wait(Option<Micros>),
+    /// Send this end.
+    End(Value),
 }
 
 impl Feed {
@@ -106,43 +109,45 @@ impl Feed {
         loop {
             let look = match self.look().await {
                 Ok(look) => look,
-                Err(Fault::Refused(refusal)) => {
-                    return self.last("deleted", &json!({ "detail": refusal.detail })).await;
+                Err(Fault::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
+                    let detail = "the directive was deleted with its facility";
+                    return self.last("deleted", &json!({ "detail": detail })).await;
                 }
                 Err(fault) => {
                     tracing::debug!(?fault, "a live log ended early");
                     return;
                 }
             };
-            let more = !look.chunks.is_empty();
             if self.send(&look).await.is_err() {
                 return;
             }
-            match look.end {
-                _ if more => {}
-                End::Whole(end) => return self.last("end", &end).await,
-                End::Uncounted(end) => {
+            match look.next {
+                Next::Look => {}
+                Next::End(end) => return self.last("end", &end).await,
+                Next::Wait(until) => {
                     tokio::select! {
                         () = self.app.shutdown.cancelled() => return,
                         () = self.events.closed() => return,
                         () = changes.changed() => {}
-                        () = tokio::time::sleep(QUIET) => return self.last("end", &end).await,
-                    }
-                }
-                End::Open => {
-                    tokio::select! {
-                        () = self.app.shutdown.cancelled() => return,
-                        () = self.events.closed() => return,
-                        () = changes.changed() => {}
+                        () = self.reached(until) => {}
                     }
                 }
             }
         }
     }
 
+    /// Sleeps until the store's clock shows `moment`; for ever where there is none.
+    async fn reached(&self, moment: Option<Micros>) {
+        match moment {
+            None => std::future::pending().await,
+            Some(moment) => tokio::time::sleep(self.app.store.clock().until(moment)).await,
+        }
+    }
+
     async fn look(&self) -> Result<Look, Fault> {
-        let (account, id, seq, after) = (self.account.clone(), self.id.clone(), self.seq, self.after);
-        self.app.store.read(move |conn| look(conn, &account, &id, seq, after)).await
+        let (account, id, at) = (self.account.clone(), self.id.clone(), self.at);
+        let (patience, now) = (self.app.log_patience, self.app.store.clock().now());
+        self.app.store.read(move |conn| look(conn, &account, &id, at, patience, now)).await
     }
 
     /// Sends what is new; an error when the reader is gone.
@@ -151,9 +156,9 @@ impl Feed {
             self.state = Some(look.state);
             self.event("state", None, &json!({ "state": look.state })).await?;
         }
-        for chunk in &look.chunks {
-            self.event("log", Some(chunk.arrival), &shown(chunk)).await?;
-            self.after = chunk.arrival;
+        for step in &look.steps {
+            self.event("log", Some(step.after), &shown(step, None)).await?;
+            self.at = step.after;
         }
         Ok(())
     }
@@ -164,7 +169,7 @@ impl Feed {
         }
     }
 
-    async fn event(&self, name: &str, id: Option<i64>, data: &Value) -> Result<(), ()> {
+    async fn event(&self, name: &str, id: Option<Position>, data: &Value) -> Result<(), ()> {
         let mut event = Event::default().event(name).data(data.to_string());
         if let Some(id) = id {
             event = event.id(id.to_string());
@@ -176,31 +181,34 @@ impl Feed {
     }
 }
 
-fn look(conn: &Connection, account: &str, id: &str, seq: i64, after: i64) -> Result<Look, Fault> {
+fn look(
+    conn: &Connection,
+    account: &str,
+    id: &str,
+    at: Position,
+    patience: Duration,
+    now: Micros,
+) -> Result<Look, Fault> {
     // The state first: what is stored before the end is then surely among the chunks of this or a later look.
-    let view = directives::get(conn, account, id)?
-        .ok_or_else(|| Refusal::not_found("the directive was deleted with its facility"))?;
-    let chunks = logs::arrived_after(conn, seq, after, BATCH_BYTES)?;
-    let state: DirectiveState = view.state.parse().map_err(|error: conduits::UnknownName| {
-        crate::store::StoreError::Corrupt { what: "directives.state", detail: error.to_string() }
-    })?;
-    let end = if state.is_terminal() {
-        let report = json!({
-            "state": view.state,
-            "reason": view.reason,
-            "exit_code": view.result.get("exit_code"),
-            "finished_at": view.finished_at,
-        });
-        let counted = view.result.pointer("/artifacts_manifest/log").and_then(Value::as_object);
-        match counted {
-            // What never ran has no log to wait for.
-            None if view.started_at.is_none() => End::Whole(report),
-            None => End::Uncounted(report),
-            Some(_) if logs::is_whole(conn, seq, counted)? => End::Whole(report),
-            Some(_) => End::Open,
-        }
-    } else {
-        End::Open
+    let directive = row(conn, account, id)?;
+    let wanted = read::Wanted { stream: None, from: at, max_bytes: BATCH_BYTES };
+    let part = read::read(conn, &directive, wanted, patience, now)?;
+    let next = match part.rest {
+        Rest::Open if part.steps.is_empty() => Next::Wait(None),
+        Rest::Open => Next::Look,
+        Rest::Awaited(until) => Next::Wait(Some(until)),
+        Rest::None => Next::End(end(conn, account, id)?),
     };
-    Ok(Look { chunks, state, end })
+    Ok(Look { state: directive.state, steps: part.steps, next })
+}
+
+/// What the end says.
+fn end(conn: &Connection, account: &str, id: &str) -> Result<Value, Fault> {
+    let view = directives::get(conn, account, id)?.ok_or_else(|| Refusal::not_found("there is no such directive"))?;
+    Ok(json!({
+        "state": view.state,
+        "reason": view.reason,
+        "exit_code": view.result.get("exit_code"),
+        "finished_at": view.finished_at,
+    }))
 }
