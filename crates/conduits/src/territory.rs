@@ -5,9 +5,12 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 use crate::enroll_token::EnrollToken;
-use crate::ids::{DirectiveId, InstanceId, TerritoryId};
+use crate::ids::{DirectiveId, FacilityId, InstanceId, TerritoryId};
 use crate::profile::named;
-use crate::wire::{lenient, null_default, seconds, seconds_or_zero, yes};
+use crate::wire::{lenient, lenient_list, null_default, seconds, seconds_or_zero, yes};
+
+/// Deleted facilities in one heartbeat or its answer; more follow in the next ones.
+pub const MAX_REMOVED_FACILITIES: usize = 64;
 
 /// What kind of machine a territory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -136,6 +139,13 @@ pub struct TerritoryHeartbeatRequest {
     /// An addition: which start of the daemon this is. Where it is there, `runtime_status.directive_ids` is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<InstanceId>,
+    /// An addition: facilities of the last answer's `removed_facility_ids` that are no longer here.
+    #[serde(
+        default,
+        deserialize_with = "lenient_list::<_, _, MAX_REMOVED_FACILITIES>",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub removed_facility_ids: Vec<FacilityId>,
 }
 
 /// What a territory can do.
@@ -201,6 +211,14 @@ pub struct TerritoryHeartbeatAnswer {
     /// Older daemons than this one should be upgraded.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub min_compatible_version: Option<String>,
+    /// An addition: facilities that were deleted and that the territory may still have. They are named again until a
+    /// heartbeat's `removed_facility_ids` has them.
+    #[serde(
+        default,
+        deserialize_with = "lenient_list::<_, _, MAX_REMOVED_FACILITIES>",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub removed_facility_ids: Vec<FacilityId>,
 }
 
 #[cfg(test)]
@@ -250,6 +268,30 @@ mod tests {
         assert_eq!(again, request);
         let empty: TerritoryHeartbeatRequest = serde_json::from_value(json!({})).unwrap();
         assert_eq!(empty, TerritoryHeartbeatRequest::default());
+    }
+
+    #[test]
+    fn removed_facilities_are_ids_and_not_too_many() {
+        let read = |ids: Value| {
+            let answer: TerritoryHeartbeatAnswer =
+                serde_json::from_value(json!({ "removed_facility_ids": ids })).unwrap();
+            let request: TerritoryHeartbeatRequest =
+                serde_json::from_value(json!({ "removed_facility_ids": ids })).unwrap();
+            assert_eq!(request.removed_facility_ids, answer.removed_facility_ids);
+            answer.removed_facility_ids.into_iter().map(String::from).collect::<Vec<_>>()
+        };
+        assert_eq!(read(json!(["a", "../b", ".nexus", 7, null, "c.d", "e"])), ["a", "e"]);
+        for none in [json!(null), json!("a"), json!({ "a": "b" }), json!([])] {
+            assert_eq!(read(none), [""; 0]);
+        }
+        let many: Vec<String> = (0..1000).map(|n| format!("f{n}")).collect();
+        assert_eq!(read(json!(many)), many[..MAX_REMOVED_FACILITIES]);
+        // A peer that knows nothing of it sees nothing of it.
+        let plain = serde_json::to_value(TerritoryHeartbeatAnswer::default()).unwrap();
+        assert_eq!(plain, json!({ "ok": false }));
+        assert!(
+            serde_json::to_value(TerritoryHeartbeatRequest::default()).unwrap().get("removed_facility_ids").is_none()
+        );
     }
 
     #[test]

@@ -34,6 +34,19 @@ where
     Ok(value.and_then(|value| serde_json::from_value(value).ok()))
 }
 
+/// The entries that read as `T`, at most `MOST` of them, and nothing where there is no list: for additions, which another peer may
+/// use for something else.
+pub(crate) fn lenient_list<'de, D, T, const MOST: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let Some(serde_json::Value::Array(items)) = Option::<serde_json::Value>::deserialize(deserializer)? else {
+        return Ok(Vec::new());
+    };
+    Ok(items.into_iter().filter_map(|item| serde_json::from_value(item).ok()).take(MOST).collect())
+}
+
 /// Whole seconds; a fraction, as servers of other languages send it, is rounded up.
 pub(crate) fn seconds<'de, D>(deserializer: D) -> Result<Option<u64>, D::Error>
 where

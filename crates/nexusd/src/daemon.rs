@@ -34,6 +34,7 @@ use crate::signals::Signals;
 
 mod beat;
 mod recover;
+mod removals;
 mod root;
 
 /// How long flushing may take after the last directive has ended.
@@ -93,6 +94,8 @@ pub struct Daemon {
     directives: TaskTracker,
     /// How many directives have begun.
     begun: AtomicU64,
+    /// Facilities that were deleted at the mothership.
+    removals: removals::Removals,
     /// Told at the end of every directive.
     ended: Notify,
     /// Cancelled when nothing more is waited for.
@@ -129,6 +132,7 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
     background.spawn(beat::territory(Arc::clone(&daemon), rhythm, give_up.clone()));
     background.spawn(beat::health(Arc::clone(&daemon), give_up.clone()));
     background.spawn(beat::facts(Arc::clone(&daemon), give_up.clone()));
+    background.spawn(removals::run(Arc::clone(&daemon), give_up.clone()));
 
     let stop_polling = CancellationToken::new();
     let mut polling = background.spawn(daemon.clone().poll(stop_polling.clone()));
@@ -181,6 +185,7 @@ async fn bring_up(
         running: Mutex::default(),
         directives: TaskTracker::new(),
         begun: AtomicU64::new(0),
+        removals: removals::Removals::default(),
         ended: Notify::new(),
         give_up: give_up.clone(),
         stopping: watch::Sender::new(false),

@@ -5,6 +5,8 @@
 //! a less trusted profile has written to, unless the operator allows that mix. The lock and the mark of
 //! trust stand in `<work_dir>/.nexus`, where no sandbox can reach them.
 
+mod remove;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write as _};
@@ -15,6 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use conduits::{FacilityId, SandboxProfile};
 use tokio::sync::OwnedMutexGuard;
+
+pub use remove::{Removal, RemoveError};
 
 /// The uid and gid that isolated runs have on the host, where they differ from the daemon's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,12 +157,13 @@ impl Facilities {
 
     /// The queue of one facility: runs wait here in the order in which they asked.
     async fn turn(&self, id: &FacilityId) -> OwnedMutexGuard<()> {
-        let queue = {
-            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-            queues.retain(|_, queue| Arc::strong_count(queue) > 1);
-            Arc::clone(queues.entry(id.clone()).or_default())
-        };
-        queue.lock_owned().await
+        self.queue(id).lock_owned().await
+    }
+
+    fn queue(&self, id: &FacilityId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|_, queue| Arc::strong_count(queue) > 1);
+        Arc::clone(queues.entry(id.clone()).or_default())
     }
 
     fn owner_for(&self, profile: SandboxProfile) -> Owner {

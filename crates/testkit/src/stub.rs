@@ -59,6 +59,8 @@ pub struct StubOptions {
     pub next_heartbeat_interval_seconds: Option<u64>,
     /// `min_compatible_version` of the territory heartbeat.
     pub min_compatible_version: Option<String>,
+    /// `removed_facility_ids` of the territory heartbeat, but for those that the request has.
+    pub removed_facility_ids: Vec<conduits::FacilityId>,
     /// The id that enrolment gives.
     pub territory_id: TerritoryId,
     /// The only enrolment token that is taken, as often as it comes.
@@ -86,6 +88,7 @@ impl StubOptions {
             retry_after_seconds: Some(1),
             next_heartbeat_interval_seconds: None,
             min_compatible_version: None,
+            removed_facility_ids: Vec::new(),
             territory_id: "stub-territory".parse().unwrap(),
             enroll_token: "stub-enroll-token".to_owned(),
             tls: None,

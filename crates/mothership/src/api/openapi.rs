@@ -65,7 +65,7 @@ const OPERATIONS: &[Operation] = &[
     Operation {
         method: "DELETE",
         path: "/api/v1/facilities/{id}",
-        summary: "Delete a facility with its directives, logs and results",
+        summary: "Delete a facility with its directives, logs and results; its territory then removes the folder",
         query: &[],
         request: None,
         success: ("204", "Deleted", Content::None),

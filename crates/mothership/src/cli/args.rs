@@ -164,7 +164,7 @@ pub(super) enum Facility {
         #[arg(long)]
         json: bool,
     },
-    /// Delete a facility with its directives, logs and results
+    /// Delete a facility with its directives, logs and results; its territory then removes the folder
     Delete {
         /// Its name or id
         facility: String,

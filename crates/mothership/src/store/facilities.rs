@@ -1,6 +1,7 @@
 //! Facilities: their names, the territory they are bound to, and the lock that a lease takes.
 
-use conduits::code;
+use conduits::territory::MAX_REMOVED_FACILITIES;
+use conduits::{FacilityId, code};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 
@@ -135,12 +136,50 @@ pub fn delete(tx: &Tx<'_>, account: &str, id: &str) -> Result<bool, Fault> {
         .query_map([id], |row| row.get(0))?
         .collect::<Result<Vec<String>, _>>()?;
     idempotency::forget_facility(tx, id)?;
+    // Only a territory that was given a directive of it can have its folder.
+    tx.conn().execute(
+        "INSERT INTO removed_facilities (facility_id, territory_id, removed_at)
+         SELECT f.id, f.territory_id, ?2 FROM facilities f WHERE f.id = ?1 AND f.territory_id IS NOT NULL
+            AND EXISTS (SELECT 1 FROM directives d WHERE d.facility_id = f.id AND d.lease_number > 0)",
+        params![id, tx.now().0],
+    )?;
     tx.conn().execute("DELETE FROM facilities WHERE id = ?1", [id])?;
     // Whoever follows one of them must look again, to find nothing.
     for directive in gone {
         tx.publish(Effect::Directive(directive));
     }
     Ok(true)
+}
+
+/// The deleted facilities that `territory` may still have, oldest first, as many as one answer holds.
+///
+/// # Errors
+/// The store fails.
+pub fn removed(tx: &Tx<'_>, territory: &str) -> Result<Vec<FacilityId>, StoreError> {
+    let most = u32::try_from(MAX_REMOVED_FACILITIES).unwrap_or(u32::MAX);
+    let mut query = tx.conn().prepare_cached(
+        "SELECT facility_id FROM removed_facilities WHERE territory_id = ?1 ORDER BY removed_at, facility_id LIMIT ?2",
+    )?;
+    let ids = query.query_map(params![territory, most], |row| row.get::<_, String>(0))?;
+    ids.map(|id| {
+        id?.parse().map_err(|error: conduits::IdError| StoreError::Corrupt {
+            what: "removed_facilities.facility_id",
+            detail: error.to_string(),
+        })
+    })
+    .collect()
+}
+
+/// Forgets a deleted facility that `territory` says it has no more; false where it was not asked about it.
+///
+/// # Errors
+/// The store fails.
+pub fn forget_removed(tx: &Tx<'_>, territory: &str, id: &FacilityId) -> Result<bool, StoreError> {
+    let forgotten = tx
+        .conn()
+        .prepare_cached("DELETE FROM removed_facilities WHERE territory_id = ?1 AND facility_id = ?2")?
+        .execute([territory, id.as_str()])?;
+    Ok(forgotten == 1)
 }
 
 /// Sets `head_seq` to the facility's oldest queued directive. To be called after each change of that set.

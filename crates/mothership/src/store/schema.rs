@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// The migrations in order; the number of a migration is its place plus one. Never edit one that was released:
 /// append.
-const MIGRATIONS: &[&str] = &[INITIAL, FORGETTABLE, DROPPED];
+const MIGRATIONS: &[&str] = &[INITIAL, FORGETTABLE, DROPPED, REMOVED];
 
 /// The first schema.
 ///
@@ -188,6 +188,16 @@ CREATE INDEX idempotency_keys_by_facility ON idempotency_keys(facility_id) WHERE
 const DROPPED: &str = "
 ALTER TABLE directives ADD COLUMN dropped_stdout INTEGER;
 ALTER TABLE directives ADD COLUMN dropped_stderr INTEGER;
+";
+
+/// Deleted facilities whose folders a territory may still have: forgotten once it says that it has not.
+const REMOVED: &str = "
+CREATE TABLE removed_facilities (
+    facility_id TEXT PRIMARY KEY,
+    territory_id TEXT NOT NULL REFERENCES territories(id) ON DELETE CASCADE,
+    removed_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX removed_facilities_by_territory ON removed_facilities(territory_id, removed_at);
 ";
 
 /// Brings the database to this program's version.

@@ -4,6 +4,7 @@
 mod bed;
 mod cli;
 mod conduits_api;
+mod deleted_facilities;
 mod identity;
 mod leases;
 mod live_logs;

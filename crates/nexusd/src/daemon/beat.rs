@@ -63,6 +63,7 @@ impl Rhythm {
             if answer.upgrade_available == Some(true) {
                 debug!(latest = answer.latest_version.as_deref().unwrap_or_default(), "a newer nexusd exists");
             }
+            daemon.removals.ask(answer.removed_facility_ids);
         }
         daemon.publish(self.interval);
     }
@@ -168,6 +169,7 @@ fn request(daemon: &Daemon) -> TerritoryHeartbeatRequest {
         running_directives_count: count,
         telemetry: Map::new(),
         instance_id: Some(engine.instance.clone()),
+        removed_facility_ids: daemon.removals.gone(),
     }
 }
 

@@ -16,6 +16,7 @@ mod other_servers;
 mod outbox;
 mod packaging;
 mod preparing;
+mod removing;
 mod rootfs;
 mod run;
 mod starting;

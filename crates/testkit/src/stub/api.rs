@@ -109,15 +109,19 @@ async fn renew(State(shared): Stub, body: Bytes) -> Response {
 }
 
 async fn territory_heartbeat(State(shared): Stub, body: Bytes) -> Response {
-    if let Err(answer) = message::<TerritoryHeartbeatRequest>(&body) {
-        return answer;
-    }
+    let request: TerritoryHeartbeatRequest = match message(&body) {
+        Ok(request) => request,
+        Err(answer) => return answer,
+    };
     let options = &shared.options;
+    let mut removed_facility_ids = options.removed_facility_ids.clone();
+    removed_facility_ids.retain(|id| !request.removed_facility_ids.contains(id));
     Json(TerritoryHeartbeatAnswer {
         ok: true,
         territory_id: Some(options.territory_id.clone()),
         next_heartbeat_interval_seconds: options.next_heartbeat_interval_seconds,
         min_compatible_version: options.min_compatible_version.clone(),
+        removed_facility_ids,
         ..TerritoryHeartbeatAnswer::default()
     })
     .into_response()

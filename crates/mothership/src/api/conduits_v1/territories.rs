@@ -21,7 +21,7 @@ use crate::ca::{ClientCertificate, ClientCertificateError};
 use crate::refusal::{Fault, Refusal, RefusalKind};
 use crate::server::Peer;
 use crate::store::territories::{self, NewTerritory, Seen};
-use crate::store::{StoreError, Tx, audit, claims, enrollment};
+use crate::store::{StoreError, Tx, audit, claims, enrollment, facilities};
 
 /// How often territories are asked to say that they live.
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -188,7 +188,8 @@ pub(super) async fn renew(
     Ok(Json(RenewAnswer { mtls_client_cert_pem: issued.pem, ca_bundle_pem: Some(app.authority.pem().to_owned()) }))
 }
 
-/// The territory lives; what an older instance of its daemon left behind is taken back.
+/// The territory lives; what an older instance of its daemon left behind is taken back, and it is told of facilities that
+/// were deleted until it has them no more.
 pub(super) async fn heartbeat(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -197,12 +198,14 @@ pub(super) async fn heartbeat(
 ) -> ApiResult<Json<TerritoryHeartbeatAnswer>> {
     let caller = app.caller(&peer, &headers)?;
     let report: TerritoryHeartbeatRequest = request::json(body, request::SMALL).await?;
-    let (id, taken) = app
+    let (id, taken, removed_facility_ids) = app
         .store
         .write(move |tx| {
             let territory = territories::authenticate(tx.conn(), &caller)?;
             let taken = record(tx, &territory, &report)?;
-            Ok((territory.id, taken))
+            confirm_removed(tx, &territory, &report)?;
+            let removed = facilities::removed(tx, &territory.id)?;
+            Ok((territory.id, taken, removed))
         })
         .await?;
     if taken > 0 {
@@ -213,6 +216,7 @@ pub(super) async fn heartbeat(
         ok: true,
         territory_id: Some(territory_id),
         next_heartbeat_interval_seconds: Some(HEARTBEAT.as_secs()),
+        removed_facility_ids,
         ..TerritoryHeartbeatAnswer::default()
     }))
 }
@@ -248,4 +252,18 @@ fn record(
     }
     let listed: Vec<String> = report.runtime_status.directive_ids.iter().map(|id| id.as_str().to_owned()).collect();
     claims::replaced(tx, territory, instance, &listed)
+}
+
+fn confirm_removed(
+    tx: &Tx<'_>,
+    territory: &territories::Territory,
+    report: &TerritoryHeartbeatRequest,
+) -> Result<(), StoreError> {
+    for id in &report.removed_facility_ids {
+        if facilities::forget_removed(tx, &territory.id, id)? {
+            let actor = format!("territory:{}", territory.id);
+            audit::record(tx, &territory.account_id, &actor, "facility.removed", id.as_str(), &json!({}))?;
+        }
+    }
+    Ok(())
 }
