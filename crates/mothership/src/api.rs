@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ca::Authority;
 use crate::hub::Hub;
+use crate::presence::Presence;
 use crate::rate::FailureLimit;
 use crate::refusal::{Refusal, RefusalKind};
 use crate::serve::AuthMode;
@@ -38,6 +39,8 @@ pub struct App {
     pub store: Arc<Store>,
     /// Who waits for what.
     pub hub: Arc<Hub>,
+    /// Who polls.
+    pub presence: Arc<Presence>,
     /// Signs client certificates.
     pub authority: Arc<Authority>,
     /// Sign and verify directive tokens.

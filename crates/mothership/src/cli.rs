@@ -11,6 +11,7 @@ mod run;
 mod serve;
 mod shell;
 mod sse;
+mod takers;
 mod terminal;
 
 use std::ffi::OsString;
@@ -32,6 +33,9 @@ pub struct Environment {
     pub log: Option<String>,
 }
 
+/// What a command whose reader is gone exits with, as one that SIGPIPE ended (128 + 13).
+const READER_GONE: u8 = 141;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -52,7 +56,8 @@ pub enum CliError {
     Runtime(std::io::Error),
 }
 
-/// Runs the command line and says with which code to exit: 0, 1 failure, 2 usage, or the code of the command that ran.
+/// Runs the command line and says with which code to exit: 0, 1 failure, 2 usage, the code of the command that ran,
+/// 130 or 143 where a signal ended the wait for it, 141 where nobody reads the output.
 ///
 /// # Errors
 /// The command failed in a way worth a line on standard error.
@@ -76,5 +81,9 @@ pub fn main(words: impl Iterator<Item = OsString>, environment: Environment) -> 
     });
     // Whoever leaves does not wait for a write that nobody takes.
     runtime.shutdown_background();
-    result
+    match result {
+        // `| head` has seen enough: no failure, and nothing to say.
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(READER_GONE),
+        result => result,
+    }
 }

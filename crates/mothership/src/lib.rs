@@ -13,6 +13,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod hub;
+pub mod presence;
 pub mod rate;
 pub mod reaper;
 pub mod refusal;

@@ -17,6 +17,7 @@ use crate::api::{self, App};
 use crate::ca::{Authority, CaError};
 use crate::clock::Clock;
 use crate::hub::Hub;
+use crate::presence::Presence;
 use crate::rate::FailureLimit;
 use crate::reaper;
 use crate::refusal::Fault;
@@ -143,6 +144,7 @@ pub struct Running {
     shutdown: CancellationToken,
     tasks: TaskTracker,
     store: Arc<Store>,
+    hub: Arc<Hub>,
     _lock: std::fs::File,
 }
 
@@ -163,6 +165,12 @@ impl Running {
     #[must_use]
     pub fn is_first_start(&self) -> bool {
         self.first_start
+    }
+
+    /// How many polls are held, and how many directives are watched by live logs and held heartbeats.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        self.hub.waiting()
     }
 
     /// Stops: held requests are answered, running ones end, the store is closed.
@@ -208,7 +216,8 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     let transport = transport(&config, &authority, address, &tasks, &shutdown)?;
     let app = Arc::new(App {
         store: Arc::clone(&store),
-        hub,
+        hub: Arc::clone(&hub),
+        presence: Arc::new(Presence::new(clock)),
         authority,
         keys,
         auth: config.auth,
@@ -223,7 +232,7 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         .map_err(|source| at(&address_file, source))?;
     tasks.spawn(reaper::run(Arc::clone(&store), config.lease_ttl, shutdown.clone()));
     tasks.spawn(server::serve(listener, transport, api::router(app), shutdown.clone()));
-    Ok(Running { address, url, address_file, first_start, shutdown, tasks, store, _lock: lock })
+    Ok(Running { address, url, address_file, first_start, shutdown, tasks, store, hub, _lock: lock })
 }
 
 fn at(path: &Path, source: std::io::Error) -> ServeError {

@@ -162,7 +162,7 @@ async fn territories(client: &Client, json: bool) -> Result<(), CliError> {
 }
 
 /// Every page of a list.
-async fn all(client: &Client, path: &str, key: &str) -> Result<Vec<Value>, ClientError> {
+pub(super) async fn all(client: &Client, path: &str, key: &str) -> Result<Vec<Value>, ClientError> {
     let mut items = Vec::new();
     let mut cursor = String::new();
     loop {

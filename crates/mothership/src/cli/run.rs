@@ -1,9 +1,13 @@
-//! `mothership run`: a directive of its own, its output as it comes, its exit code, and what an interrupt does.
+//! `mothership run`: a directive of its own, its output as it comes, its exit code, and what signals do.
 //!
-//! The first interrupt cancels the directive, the second one leaves at once, whatever is being waited for: an answer of the
-//! mothership, a connection to it, or a reader of the output. Before a directive is asked for, the first one leaves.
+//! The first SIGINT or SIGTERM cancels the directive, whose end is then waited for as without; the second one leaves at once,
+//! whatever is being waited for: an answer of the mothership, a connection to it, or a reader of the output. Before a
+//! directive is asked for, the first one leaves. A reader that goes away ends the printing alone: the directive goes on.
+//! What nobody takes is told once, on standard error.
 
+use std::io::ErrorKind;
 use std::pin::pin;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -13,33 +17,35 @@ use tokio::time::{Instant, sleep};
 use super::CliError;
 use super::args::Run;
 use super::client::{Client, ClientError, segment};
-use super::commands::{facility_id, text};
+use super::commands::{all, facility_id, text};
 use super::follow::{Follower, RECONNECT, RECONNECT_PAUSE};
-use super::shell;
 use super::terminal::{in_background, line, note};
+use super::{shell, takers};
 
-/// What a run that was interrupted exits with, as a shell would (128 + SIGINT).
-const INTERRUPTED: u8 = 130;
+/// What a run whose directive was canceled exits with where its territory gave no code (128 + SIGINT).
+const CANCELED: u8 = 130;
 /// What a run that timed out exits with where its territory gave no code, as timeout(1).
 const TIMED_OUT: u8 = 124;
-/// What the first interrupt is answered with.
+/// What the first signal is answered with.
 const CANCELING: &str = "canceling; interrupt again to leave at once";
+/// How long a directive may be queued before it is asked who could take it.
+const TAKEN_SOON: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(client: &Client, args: Run) -> Result<u8, CliError> {
-    let mut interrupts = Interrupts(signal(SignalKind::interrupt()).map_err(CliError::Runtime)?);
+    let mut signals = Signals::new().map_err(CliError::Runtime)?;
     let facility = tokio::select! {
         facility = facility(client, &args) => facility?,
-        () = interrupts.next() => return Ok(INTERRUPTED),
+        code = signals.next() => return Ok(code),
     };
-    let (created, interrupted) = match create(client, &facility.id, &args, &mut interrupts).await {
+    let (created, interrupted) = match create(client, &facility.id, &args, &mut signals).await {
         Ok(Creation::Made(created)) => (created, false),
-        Ok(Creation::MadeAfterInterrupt(created)) => (created, true),
-        Ok(Creation::Left) => return Ok(INTERRUPTED),
+        Ok(Creation::MadeAfterSignal(created)) => (created, true),
+        Ok(Creation::Left(code)) => return Ok(code),
         Err(error) => {
             if matches!(error, ClientError::Refused { .. }) && facility.made.is_some() {
                 tokio::select! {
                     () = discard(client, &facility.id) => {}
-                    () = interrupts.next() => {}
+                    _ = signals.next() => {}
                 }
             }
             return Err(error.into());
@@ -52,28 +58,38 @@ pub(super) async fn run(client: &Client, args: Run) -> Result<u8, CliError> {
     if args.json {
         line(&json!({ "event": "created", "directive": created }).to_string())?;
     }
-    match follow(client, &id, args.json, &mut interrupts, interrupted).await {
-        Err(CliError::Output(error)) => {
-            // Nobody reads the output any more: as with a pipe, the command has no reason to go on.
+    match follow(client, &id, args.json, &mut signals, interrupted).await {
+        Err(CliError::Output(error)) if error.kind() != ErrorKind::BrokenPipe => {
+            // What it prints is lost (a full disk): the command has no reason to go on.
             tokio::select! {
                 () = cancel(client, &id) => {}
-                () = interrupts.next() => {}
+                _ = signals.next() => {}
             }
             Err(CliError::Output(error))
         }
         Err(error) => Err(error),
-        Ok(Some(end)) => Ok(exit_code(&end)),
-        Ok(None) => Ok(INTERRUPTED),
+        Ok(Followed::End(end)) => Ok(exit_code(&end)),
+        Ok(Followed::Left(code)) => Ok(code),
     }
 }
 
-/// Interrupts of the terminal, one after the other.
-struct Interrupts(Signal);
+/// The signals that ask for an end, one after the other.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
 
-impl Interrupts {
-    async fn next(&mut self) {
-        if self.0.recv().await.is_none() {
-            std::future::pending::<()>().await;
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The next one, as the code of a program that it ended.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            Some(()) = self.interrupt.recv() => 130,
+            Some(()) = self.terminate.recv() => 143,
+            else => std::future::pending().await,
         }
     }
 }
@@ -81,67 +97,107 @@ impl Interrupts {
 /// What became of the request for the directive.
 enum Creation {
     Made(Value),
-    MadeAfterInterrupt(Value),
-    Left,
+    MadeAfterSignal(Value),
+    Left(u8),
 }
 
 /// Queues the directive. Interrupted, it still waits for the answer: only that says what there is to cancel.
-async fn create(
-    client: &Client,
-    facility: &str,
-    args: &Run,
-    interrupts: &mut Interrupts,
-) -> Result<Creation, ClientError> {
+async fn create(client: &Client, facility: &str, args: &Run, signals: &mut Signals) -> Result<Creation, ClientError> {
     let body = body(facility, args);
     let mut created = pin!(client.post("/api/v1/directives", &body));
     tokio::select! {
         created = &mut created => return Ok(Creation::Made(created?)),
-        () = interrupts.next() => note(CANCELING),
+        _ = signals.next() => note(CANCELING),
     }
     tokio::select! {
-        created = &mut created => Ok(Creation::MadeAfterInterrupt(created?)),
-        () = interrupts.next() => {
+        created = &mut created => Ok(Creation::MadeAfterSignal(created?)),
+        code = signals.next() => {
             note("left before the mothership answered; `mothership ls` shows whether the directive was queued");
-            Ok(Creation::Left)
+            Ok(Creation::Left(code))
         }
     }
 }
 
-/// Follows the directive to what its end says; none when it was interrupted.
+/// How following a directive ended.
+enum Followed {
+    /// With what its end says.
+    End(Value),
+    /// By a second signal.
+    Left(u8),
+}
+
+/// Follows the directive to its end, or to the second signal.
 async fn follow(
     client: &Client,
     id: &str,
     json_lines: bool,
-    interrupts: &mut Interrupts,
+    signals: &mut Signals,
     interrupted: bool,
-) -> Result<Option<Value>, CliError> {
+) -> Result<Followed, CliError> {
     let mut end = pin!(Follower::new(client, id, json_lines).until_end());
     if !interrupted {
-        tokio::select! {
-            end = &mut end => return end.map(Some),
-            () = interrupts.next() => {}
+        let mut untaken = pin!(tell_if_untaken(client, id));
+        let mut told = false;
+        loop {
+            tokio::select! {
+                end = &mut end => return end.map(Followed::End),
+                said = &mut untaken, if !told => {
+                    told = true;
+                    said?;
+                }
+                _ = signals.next() => break,
+            }
         }
     }
     // Said beside the call: whoever does not read the output may not read this either.
     let mut canceled = pin!(async {
-        let say = in_background(|| {
-            note(CANCELING);
-            Ok(())
-        });
-        let (said, ()) = tokio::join!(say, cancel(client, id));
+        let (said, ()) = tokio::join!(say(CANCELING.to_owned()), cancel(client, id));
         said
     });
     let mut told = false;
     loop {
         tokio::select! {
-            end = &mut end => return end.map(|_| None),
+            end = &mut end => return end.map(Followed::End),
             said = &mut canceled, if !told => {
                 told = true;
                 said?;
             }
-            () = interrupts.next() => return Ok(None),
+            code = signals.next() => return Ok(Followed::Left(code)),
         }
     }
+}
+
+async fn say(words: String) -> Result<(), CliError> {
+    in_background(move || {
+        note(&words);
+        Ok(())
+    })
+    .await
+}
+
+/// Says, where the directive is still queued after a moment and no territory takes its like, who there is and what to do.
+async fn tell_if_untaken(client: &Client, id: &str) -> Result<(), CliError> {
+    sleep(TAKEN_SOON).await;
+    match untaken(client, id).await {
+        Ok(Some(words)) => say(words).await,
+        Ok(None) => Ok(()),
+        // The one that follows the log meets the same, and says it.
+        Err(error) => {
+            tracing::debug!(%error, "cannot find out who could take the directive");
+            Ok(())
+        }
+    }
+}
+
+async fn untaken(client: &Client, id: &str) -> Result<Option<String>, ClientError> {
+    let directive = client.get(&format!("/api/v1/directives/{}", segment(id))).await?;
+    if directive["state"] != "queued" {
+        return Ok(None);
+    }
+    let path = format!("/api/v1/facilities/{}", segment(&text(&directive, "facility_id")));
+    let facility = client.get(&path).await?;
+    let territories = all(client, "/api/v1/territories", "territories").await?;
+    Ok(takers::nobody(&text(&directive, "sandbox_profile"), &facility, &territories))
 }
 
 /// Asks for a cancel until the mothership has heard it, as long as a lost connection is tried.
@@ -233,7 +289,7 @@ fn exit_code(end: &Value) -> u8 {
     }
     match state.as_str() {
         "succeeded" => 0,
-        "canceled" => INTERRUPTED,
+        "canceled" => CANCELED,
         "timed_out" => TIMED_OUT,
         _ => 1,
     }

@@ -1,6 +1,6 @@
 //! Territories and the certificates that prove them.
 
-use conduits::{Fingerprint, code};
+use conduits::{Fingerprint, SandboxProfile, code};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 use serde_json::Value;
@@ -54,7 +54,7 @@ pub struct NewTerritory<'a> {
 }
 
 /// A territory as the user API shows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct TerritoryView {
     /// Its id.
     pub id: String,
@@ -82,6 +82,13 @@ pub struct TerritoryView {
     pub last_heartbeat: Value,
     /// When the newest of its certificates ends.
     pub certificate_not_after: Option<String>,
+    /// Its last poll since this mothership started; now, while one is held.
+    pub last_poll_at: Option<String>,
+    /// The profiles of which it would take a directive soon: it polls for them, or is busy and offers them.
+    pub available_profiles: Vec<SandboxProfile>,
+    /// Its last heartbeat.
+    #[serde(skip)]
+    pub last_seen: Option<Micros>,
 }
 
 /// The territory behind `caller`, if it is enrolled and not disabled.
@@ -260,6 +267,9 @@ fn view(row: &Row<'_>) -> rusqlite::Result<TerritoryView> {
         nexus_version: row.get(10)?,
         last_heartbeat: json(row.get(11)?),
         certificate_not_after: time(row.get(12)?),
+        last_poll_at: None,
+        available_profiles: Vec::new(),
+        last_seen: row.get::<_, Option<i64>>(8)?.map(Micros),
     })
 }
 

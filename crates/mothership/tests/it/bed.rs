@@ -151,6 +151,18 @@ impl Bed {
         panic!("{id} is {} and not {state}", self.state(id).await);
     }
 
+    /// Waits until this many polls are held and this many directives are watched.
+    pub(crate) async fn until_waiting(&self, polls: usize, watched: usize) {
+        let found = || self.running.as_ref().unwrap().waiting();
+        for _ in 0..4000 {
+            if found() == (polls, watched) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{:?} wait and not {:?}", found(), (polls, watched));
+    }
+
     pub(crate) async fn cancel(&self, id: &str) -> Answer {
         self.post(&format!("/api/v1/directives/{id}/cancel"), json!({})).await
     }

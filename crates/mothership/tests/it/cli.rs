@@ -1,71 +1,13 @@
 //! The command line as a process: what it prints where, and its exit codes.
 
-use std::path::Path;
-use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use mothership::serve::listen::Listen;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::Command;
 
-use crate::bed::{Bed, Lease, Territory};
-
-fn mothership(bed: &Bed, words: &[&str]) -> Child {
-    command(&bed.data(), words)
-}
-
-fn command(data: &Path, words: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_mothership"))
-        .arg("--data-dir")
-        .arg(data)
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
-async fn ended(child: Child) -> Output {
-    tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.expect("the command ends").unwrap()
-}
-
-async fn interrupt(child: &Child) {
-    let pid = child.id().expect("it runs still").to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
-}
-
-/// Its standard error until a line that holds `word`.
-async fn told(child: &mut Child, word: &str) {
-    let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
-    let read = async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if line.contains(word) {
-                return;
-            }
-        }
-        panic!("it never said {word}");
-    };
-    tokio::time::timeout(Duration::from_secs(20), read).await.expect(word);
-}
-
-/// The code of a command that is to leave at once.
-async fn left(mut child: Child) -> Option<i32> {
-    tokio::time::timeout(Duration::from_secs(5), child.wait()).await.expect("it leaves at once").unwrap().code()
-}
-
-/// The lease of the directive that a command just queued.
-async fn claimed(territory: &Territory) -> Lease {
-    for _ in 0..200 {
-        if let Some(lease) = territory.poll(1).await.pop() {
-            return lease;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("nothing was queued");
-}
+use crate::bed::{Bed, answer, leases};
+use crate::process::{claimed, command, ended, mothership, told};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn run_streams_byte_for_byte_and_exits_with_the_command_s_code() {
@@ -148,28 +90,6 @@ async fn a_log_that_is_not_all_there_yet_is_called_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_cancels_the_directive_and_exits_130() {
-    let bed = Bed::tls().await;
-    let territory = bed.territory().await;
-    let child = mothership(&bed, &["run", "--", "sleep 100"]);
-    let lease = claimed(&territory).await;
-    territory.started(&lease).await;
-    territory.chunk(&lease, "stdout", 0, b"x").await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    interrupt(&child).await;
-    for _ in 0..100 {
-        let (_, beat) = territory.report(&lease, "heartbeat", json!({})).await;
-        if beat["cancel_requested"] == true {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    territory.report(&lease, "finished", json!({ "status": "canceled", "exit_code": 143 })).await;
-    assert_eq!(ended(child).await.status.code(), Some(130));
-    assert_eq!(bed.state(&lease.id).await, "canceled");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn mistakes_are_told_in_a_line_and_a_token_comes_alone() {
     let bed = Bed::tls().await;
     let token = ended(mothership(&bed, &["enroll-token", "create", "--ttl", "5m"])).await;
@@ -241,117 +161,33 @@ async fn a_command_waits_for_a_mothership_that_is_just_starting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_interrupt_leaves_while_the_mothership_is_gone() {
-    let mut bed = Bed::tls().await;
-    let territory = bed.territory().await;
-    let mut child = mothership(&bed, &["run", "--", "sleep 100"]);
-    let lease = claimed(&territory).await;
-    territory.started(&lease).await;
-    territory.chunk(&lease, "stderr", 0, b"it runs\n").await;
-    told(&mut child, "it runs").await;
-    bed.stop().await;
-    // Long enough for the command to have noticed.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    interrupt(&child).await;
-    told(&mut child, "interrupt again to leave at once").await;
-    interrupt(&child).await;
-    assert_eq!(left(child).await, Some(130));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cancel_is_heard_once_the_mothership_is_back() {
-    let mut bed = Bed::with(|config| config.listen = free_address()).await;
-    let mut territory = bed.territory().await;
-    let mut child = mothership(&bed, &["run", "--", "sleep 100"]);
-    let lease = claimed(&territory).await;
-    territory.started(&lease).await;
-    territory.chunk(&lease, "stderr", 0, b"it runs\n").await;
-    told(&mut child, "it runs").await;
-    bed.stop().await;
-    interrupt(&child).await;
-    told(&mut child, "interrupt again").await;
-    bed.start_again().await;
-    territory.url = bed.url();
-    let mut heard = false;
-    for _ in 0..200 {
-        let (_, beat) = territory.report(&lease, "heartbeat", json!({})).await;
-        heard = beat["cancel_requested"] == true;
-        if heard {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(heard, "the cancel came through");
-    territory.report(&lease, "finished", json!({ "status": "canceled", "exit_code": 143 })).await;
-    assert_eq!(ended(child).await.status.code(), Some(130));
-}
-
-/// An address whose port nothing uses now.
-fn free_address() -> Listen {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().into()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_interrupt_leaves_while_nobody_reads_the_output() {
+async fn a_directive_that_nobody_takes_is_told_once() {
     let bed = Bed::tls().await;
+    let facility = bed.facility().await;
+    let run = ["run", "--facility", &facility, "--profile", "host", "--", "true"];
+    let mut alone = mothership(&bed, &run);
+    told(&mut alone, "no territory is enrolled").await;
+    drop(alone);
     let territory = bed.territory().await;
-    let child = mothership(&bed, &["run", "--", "yes"]);
-    let lease = claimed(&territory).await;
-    territory.started(&lease).await;
-    // More than a pipe holds.
-    for seq in 0..4 {
-        territory.chunk(&lease, "stdout", seq, &[b'y'; 100_000]).await;
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    interrupt(&child).await;
-    for _ in 0..200 {
-        let (_, beat) = territory.report(&lease, "heartbeat", json!({})).await;
-        if beat["cancel_requested"] == true {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    interrupt(&child).await;
-    assert_eq!(left(child).await, Some(130));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_leaves_while_a_first_answer_does_not_come() {
-    let dir = tempfile::tempdir().unwrap();
-    let token = dir.path().join("token");
-    std::fs::write(&token, "nxa1.any").unwrap();
-    // A mothership that answers about facilities where it is told to, and about nothing else.
-    for (answers, interrupts) in [(false, 1), (true, 2)] {
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = format!("http://{}", silent.local_addr().unwrap());
-        let words = ["run", "--server", &server, "--token-file", token.to_str().unwrap(), "--", "true"];
-        let mut child = command(dir.path(), &words);
-        let (mut stream, _) = silent.accept().await.unwrap();
-        asked(&mut stream, "/api/v1/facilities").await;
-        if answers {
-            let body = r#"{"id":"f"}"#;
-            let answer = format!(
-                "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            asked(&mut stream, "/api/v1/directives").await;
-        }
-        interrupt(&child).await;
-        if interrupts == 2 {
-            told(&mut child, "interrupt again to leave at once").await;
-            interrupt(&child).await;
-        }
-        assert_eq!(left(child).await, Some(130), "{answers}");
-    }
-}
-
-/// Reads until a request for this path has come.
-async fn asked(stream: &mut tokio::net::TcpStream, path: &str) {
-    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
-    while !String::from_utf8_lossy(&text).contains(&format!("POST {path} ")) {
-        let read = stream.read(&mut piece).await.unwrap();
-        assert_ne!(read, 0, "it asks for {path}");
-        text.extend_from_slice(&piece[..read]);
-    }
+    let mut waits = mothership(&bed, &run);
+    // It polls for the other profile.
+    territory.poll(1).await;
+    let text = told(&mut waits, "supported_sandbox_profiles").await;
+    assert!(text.contains("no territory takes directives of profile host now"), "{text}");
+    assert!(text.contains(&format!("({}): takes untrusted", territory.id)), "{text}");
+    drop(waits);
+    let (_, view) = bed.get(&format!("/api/v1/territories/{}", territory.id)).await;
+    assert_eq!((&view["available_profiles"], view["last_poll_at"].is_string()), (&json!(["untrusted"]), true));
+    // A facility that waits for its territory; and nothing is said where somebody polls for the profile.
+    let (_, bound) = bed.post("/api/v1/facilities", json!({ "name": "b", "territory_id": territory.id })).await;
+    let mut bound =
+        mothership(&bed, &["run", "--facility", bound["id"].as_str().unwrap(), "--profile", "host", "--", "true"]);
+    told(&mut bound, "facility b is on a territory that takes no directive of profile host now").await;
+    let body = json!({ "supported_sandbox_profiles": ["host"], "max_directives_to_claim": 1 });
+    let lease = leases(answer(territory.poll_request(None, &body)).await).remove(0);
+    let mut quiet = mothership(&bed, &run);
+    bound.kill().await.unwrap();
+    let early = tokio::time::timeout(Duration::from_secs(4), quiet.stderr.as_mut().unwrap().read_u8()).await;
+    assert!(early.is_err(), "it says something though its profile is polled for");
+    drop((lease, quiet));
 }

@@ -178,7 +178,7 @@ async fn a_waiting_poll_is_handed_new_work_at_once() {
             let text: Value = response.json().await.unwrap();
             text
         });
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        bed.until_waiting(1, 0).await;
         let id = bed.directive().await;
         let answer = poll.await.unwrap();
         let lease = leases((StatusCode::OK, answer)).remove(0);

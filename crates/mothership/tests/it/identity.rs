@@ -77,7 +77,7 @@ async fn tries_side_by_side_get_no_further_than_one_after_the_other() {
     .await;
     let body = json!({ "enroll_token": "guess" }).to_string();
     let head = format!(
-        "POST /conduits/v1/territories/enroll HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "POST /conduits/v1/territories/enroll HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     // All of them are being served before the first has said what it guesses.
@@ -87,7 +87,12 @@ async fn tries_side_by_side_get_no_further_than_one_after_the_other() {
         guess.write_all(head.as_bytes()).await.unwrap();
         guesses.push(guess);
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Whose body is asked for has passed the first look at its address.
+    for guess in &mut guesses {
+        let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+        guess.read_exact(&mut go_on).await.unwrap();
+        assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    }
     let mut answers = JoinSet::new();
     for mut guess in guesses {
         let body = body.clone();
@@ -133,7 +138,7 @@ async fn revocation_is_immediate_on_open_connections_and_held_requests() {
         .header("prefer", "wait=30")
         .json(&json!({}));
     let beat = tokio::spawn(answer(beat));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    bed.until_waiting(1, 1).await;
     let began = Instant::now();
     let path = format!("/api/v1/territories/{}/disable", territory.id);
     assert_eq!(bed.post(&path, json!({})).await.0, StatusCode::OK);

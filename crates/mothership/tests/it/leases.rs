@@ -17,10 +17,10 @@ async fn fifty_polls_one_directive_one_claim() {
     let body = json!({ "supported_sandbox_profiles": ["untrusted"], "max_directives_to_claim": 1 });
     let mut polls = JoinSet::new();
     for _ in 0..50 {
-        let poll = territory.poll_request(Some(2), &body);
+        let poll = territory.poll_request(Some(4), &body);
         polls.spawn(async move { leases(answer(poll).await).len() });
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    bed.until_waiting(50, 0).await;
     bed.directive().await;
     let claimed: usize = polls.join_all().await.into_iter().sum();
     assert_eq!(claimed, 1);
@@ -177,7 +177,7 @@ async fn cancel_reaches_every_state() {
         .header("prefer", "wait=20")
         .json(&json!({}));
     let beat = tokio::spawn(answer(beat));
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    bed.until_waiting(0, 1).await;
     assert!(!beat.is_finished());
     let asked = Instant::now();
     bed.cancel(&id).await;

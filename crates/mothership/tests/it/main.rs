@@ -8,5 +8,7 @@ mod deleted_facilities;
 mod identity;
 mod leases;
 mod live_logs;
+mod process;
 mod restart;
+mod signals;
 mod user_api;

@@ -51,6 +51,7 @@ pub(super) async fn poll(
     };
     let wait = request::wait(&headers, LONGEST_WAIT).filter(|wait| !wait.is_zero());
     let (territory, mut leases) = attempt(&app, &caller, &claim).await?;
+    let _polling = app.presence.polls(&territory.id, &claim.profiles);
     let mut retry_after = if leases.is_empty() && wait.is_none() { SHORT_POLL_SECONDS } else { 0 };
     let mut held = wait.is_some();
     if leases.is_empty()

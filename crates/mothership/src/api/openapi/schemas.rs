@@ -52,7 +52,9 @@ pub(super) fn all() -> Value {
         "Territory": shape(&["id", "name", "kind"], &[("id", &text), ("name", &text), ("kind", &text),
             ("platform", &maybe), ("display_name", &maybe), ("labels", &labels), ("enrolled_at", &time),
             ("disabled_at", &maybe_time), ("last_seen_at", &maybe_time), ("max_concurrent", &number),
-            ("nexus_version", &maybe), ("last_heartbeat", &free), ("certificate_not_after", &maybe_time)]),
+            ("nexus_version", &maybe), ("last_heartbeat", &free), ("certificate_not_after", &maybe_time), ("last_poll_at", &maybe_time),
+            ("available_profiles", &json!({ "type": "array", "items": { "type": "string" }, "description":
+                "The profiles of which it would take a directive soon: it polls for them, or is busy and offers them" }))]),
         "AuditEvent": shape(&["id", "at", "actor", "action", "subject"], &[("id", &number), ("at", &time),
             ("actor", &text), ("action", &text), ("subject", &text), ("details", &object)]),
     })

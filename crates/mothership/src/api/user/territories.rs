@@ -25,11 +25,14 @@ pub(super) async fn list(
     headers: HeaderMap,
 ) -> ApiResult<Json<Value>> {
     let limit = page.limit()?;
-    let items = app
+    let mut items = app
         .query(&headers, move |conn, user| {
             Ok(territories::list(conn, &user.account_id, page.cursor.as_deref(), limit)?)
         })
         .await?;
+    for view in &mut items {
+        app.presence.complete(view);
+    }
     let next = next_cursor(&items, limit, |item: &TerritoryView| item.id.clone());
     Ok(Json(json!({ "territories": items, "next_cursor": next })))
 }
@@ -39,9 +42,10 @@ pub(super) async fn get(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> ApiResult<Json<TerritoryView>> {
-    let view = app
+    let mut view = app
         .query(&headers, move |conn, user| territories::get(conn, &user.account_id, &id)?.ok_or_else(missing))
         .await?;
+    app.presence.complete(&mut view);
     Ok(Json(view))
 }
 
@@ -63,7 +67,7 @@ pub(super) async fn enable(
 }
 
 async fn set_disabled(app: &App, headers: &HeaderMap, id: String, disabled: bool) -> ApiResult<Json<TerritoryView>> {
-    let view = app
+    let mut view = app
         .change(headers, move |tx, user| {
             if !territories::set_disabled(tx, &user.account_id, &id, disabled)? {
                 return Err(missing());
@@ -73,6 +77,7 @@ async fn set_disabled(app: &App, headers: &HeaderMap, id: String, disabled: bool
             territories::get(tx.conn(), &user.account_id, &id)?.ok_or_else(missing)
         })
         .await?;
+    app.presence.complete(&mut view);
     Ok(Json(view))
 }
 
