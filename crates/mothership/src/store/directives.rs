@@ -244,6 +244,10 @@ const VIEW: &str = "SELECT d.id, d.facility_id, d.state, d.profile, d.territory_
         d.started_report, d.output_bytes, d.output_truncated, r.report, d.seq
      FROM directives d LEFT JOIN results r ON r.directive_seq = d.seq";
 
+/// The columns of [`VIEW`] that may be long.
+const SPEC_COLUMN: usize = 5;
+const REPORT_COLUMN: usize = 16;
+
 fn view(row: &Row<'_>) -> rusqlite::Result<(i64, DirectiveView)> {
     let time = |at: Option<i64>| at.map(|at| Micros(at).rfc3339());
     let json = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null);
@@ -281,7 +285,11 @@ pub fn get(conn: &Connection, account: &str, id: &str) -> Result<Option<Directiv
         .map(|(_, view)| view))
 }
 
-/// The account's directives, newest first, each with its `seq`.
+/// Bytes of specs and results on a page of directives, about: each may have megabytes.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The account's directives, newest first, each with its `seq`; at most `limit`, fewer where they are large. And whether
+/// there are more.
 ///
 /// # Errors
 /// The store fails.
@@ -290,7 +298,7 @@ pub fn list(
     account: &str,
     filter: &Filter,
     limit: u32,
-) -> Result<Vec<(i64, DirectiveView)>, StoreError> {
+) -> Result<(Vec<(i64, DirectiveView)>, bool), StoreError> {
     let mut sql = format!("{VIEW} WHERE d.account_id = ?");
     let mut values = vec![Sql::Text(account.to_owned())];
     let mut narrow = |condition: &str, value: Option<Sql>| {
@@ -304,8 +312,17 @@ pub fn list(
     narrow(" AND d.territory_id = ?", filter.territory_id.clone().map(Sql::Text));
     narrow(" AND d.seq < ?", filter.before.map(Sql::Integer));
     sql.push_str(" ORDER BY d.seq DESC LIMIT ?");
-    values.push(Sql::Integer(i64::from(limit)));
+    values.push(Sql::Integer(i64::from(limit) + 1));
     let mut query = conn.prepare_cached(&sql)?;
-    let rows = query.query_map(params_from_iter(values), view)?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let mut rows = query.query(params_from_iter(values))?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        if found.len() >= usize::try_from(limit).unwrap_or(usize::MAX) || bytes >= PAGE_BYTES {
+            return Ok((found, true));
+        }
+        let length = |column| row.get_ref(column).ok().and_then(|text| text.as_bytes().ok()).map_or(0, <[u8]>::len);
+        bytes += length(SPEC_COLUMN) + length(REPORT_COLUMN);
+        found.push(view(row)?);
+    }
+    Ok((found, false))
 }

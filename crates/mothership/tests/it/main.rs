@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod bed;
+mod bounds;
 mod cli;
 mod conduits_api;
 mod deleted_facilities;

@@ -96,6 +96,8 @@ async fn a_directive_that_cannot_be_is_refused_in_one_line() {
         (with("capabilities", json!({ "net": { "mode": "allowlist", "allow": ["1.2.3.4:443"] } })), "1.2.3.4"),
         (with("timeout", json!(5)), "timeout"),
         (with("limits", json!({ "max_diff_bytes": 99_000_000 })), "max_diff_bytes"),
+        (with("limits", json!({ "memory_mb": -1 })), "limits.memory_mb"),
+        (with("limits", json!({ "memory_mb": 1e30 })), "limits.memory_mb"),
         (with("limits", json!({ "memroy_mb": 512 })), "did you mean limits.memory_mb?"),
         (with("artifacts", json!({ "colect": ["*.log"] })), "did you mean artifacts.collect?"),
         (with("capabilities", json!({ "fss": { "write": [] } })), "did you mean capabilities.fs?"),
@@ -123,6 +125,9 @@ async fn a_directive_that_cannot_be_is_refused_in_one_line() {
     });
     let (status, created) = bed.post("/api/v1/directives", full).await;
     assert_eq!(status, StatusCode::CREATED, "{created}");
+    // How large a machine is only its territory knows; it refuses what is larger.
+    let (status, huge) = bed.post("/api/v1/directives", with("limits", json!({ "memory_mb": u64::MAX }))).await;
+    assert_eq!((status, &huge["spec"]["limits"]["memory_mb"]), (StatusCode::CREATED, &json!(u64::MAX)));
     let mut again = created["spec"].clone();
     again.as_object_mut().unwrap().remove("directive_id");
     assert_eq!(bed.post("/api/v1/directives", again).await.0, StatusCode::CREATED);

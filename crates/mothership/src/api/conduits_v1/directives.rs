@@ -19,7 +19,7 @@ use crate::api::App;
 use crate::api::error::ApiResult;
 use crate::api::extract::Path;
 use crate::api::request;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalKind};
 use crate::server::Peer;
 use crate::store::logs::{self, NewChunk};
 use crate::store::reports::{self, Reported};
@@ -117,7 +117,10 @@ pub(super) async fn log_chunk(
     body: Body,
 ) -> ApiResult<Json<LogChunkAnswer>> {
     let proof = Proof::of(&app, &peer, &headers, &id, Expiry::Enforced)?;
-    let chunk: LogChunkRequest = request::json(body, request::CHUNK).await?;
+    let chunk: LogChunkRequest = request::json(body, request::CHUNK).await.map_err(|refusal| {
+        let why = format!("the body is larger than any chunk, {MAX_CHUNK_BYTES} bytes are allowed; send smaller ones");
+        invalid_where_too_large(refusal, code::CHUNK_TOO_LARGE, why)
+    })?;
     if chunk.bytes.len() > MAX_CHUNK_BYTES {
         return Err(Refusal::invalid(
             code::CHUNK_TOO_LARGE,
@@ -146,6 +149,14 @@ pub(super) async fn log_chunk(
     }))
 }
 
+/// The protocol knows no 413: what is larger than a body may be is larger than its parameter may be.
+fn invalid_where_too_large(refusal: Refusal, code: &'static str, why: String) -> Refusal {
+    match refusal.kind {
+        RefusalKind::TooLarge => Refusal::invalid(code, why),
+        _ => refusal,
+    }
+}
+
 pub(super) async fn finished(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -154,7 +165,10 @@ pub(super) async fn finished(
     body: Body,
 ) -> ApiResult<Json<FinishedAnswer>> {
     let proof = Proof::of(&app, &peer, &headers, &id, Expiry::Enforced)?;
-    let report: FinishedRequest = request::json(body, request::LARGE).await?;
+    let report: FinishedRequest = request::json(body, request::LARGE).await.map_err(|refusal| {
+        let why = "the report is larger than any diff may be; cut the diff and set diff_truncated".to_owned();
+        invalid_where_too_large(refusal, code::DIFF_TOO_LARGE, why)
+    })?;
     let directive_id = proof.directive.clone();
     let reported = app
         .store

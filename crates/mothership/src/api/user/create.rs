@@ -12,7 +12,6 @@ use serde_json::{Map, Value, json};
 
 use super::{actor, fields};
 use crate::api::App;
-use crate::api::caller;
 use crate::api::error::ApiResult;
 use crate::api::request;
 use crate::refusal::{Fault, Refusal};
@@ -31,8 +30,8 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
-    // Checked before the body is read: only who has a token may send megabytes.
-    caller::bearer(&headers)?;
+    // Looked up before the body is read: only who has a token may send megabytes.
+    app.query(&headers, |_, _| Ok(())).await?;
     let bytes = request::bytes(body, request::LARGE).await?;
     let key = idempotency_key(&headers)?;
     let fields: Map<String, Value> = request::parse(&bytes)?;

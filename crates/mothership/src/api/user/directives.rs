@@ -10,7 +10,7 @@ use conduits::{DirectiveState, code};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Page, actor, next_cursor};
+use super::{Page, actor};
 use crate::api::App;
 use crate::api::error::ApiResult;
 use crate::api::extract::{Path, Query, number};
@@ -61,9 +61,9 @@ pub(super) async fn list(
         territory_id: narrowed.territory_id,
         before: page.number()?,
     };
-    let items =
+    let (items, more) =
         app.query(&headers, move |conn, user| Ok(directives::list(conn, &user.account_id, &filter, limit)?)).await?;
-    let next = next_cursor(&items, limit, |(seq, _)| seq.to_string());
+    let next = items.last().filter(|_| more).map(|(seq, _)| seq.to_string());
     let views: Vec<DirectiveView> = items.into_iter().map(|(_, view)| view).collect();
     Ok(Json(json!({ "directives": views, "next_cursor": next })))
 }
