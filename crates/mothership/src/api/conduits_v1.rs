@@ -10,14 +10,16 @@ use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use conduits::{DirectiveId, TerritoryId, code, paths};
+use rusqlite::Connection;
 
 use super::App;
 use super::caller;
 use super::error::{ApiError, ApiResult};
+use crate::clock::Micros;
 use crate::refusal::{Fault, Refusal};
 use crate::server::Peer;
 use crate::store::directives::DirectiveRow;
-use crate::store::territories::{Caller, Territory, authenticate};
+use crate::store::territories::{Caller, authenticate};
 use crate::store::{Tx, reports};
 use crate::token::Expiry;
 
@@ -79,12 +81,15 @@ impl Proof {
 
     /// The rest of the proof, in the transaction of the call itself: the territory is enrolled and enabled, the token is
     /// its own, and the lease is the newest.
-    fn held(&self, tx: &Tx<'_>) -> Result<(Territory, DirectiveRow), Fault> {
-        let territory = authenticate(tx.conn(), &self.caller)?;
+    fn held(&self, tx: &Tx<'_>) -> Result<DirectiveRow, Fault> {
+        self.held_at(tx.conn(), tx.now())
+    }
+
+    fn held_at(&self, conn: &Connection, now: Micros) -> Result<DirectiveRow, Fault> {
+        let territory = authenticate(conn, &self.caller, now)?;
         if territory.id != self.territory.as_str() {
             return Err(Refusal::forbidden(code::FORBIDDEN, "the directive token is another territory's").into());
         }
-        let directive = reports::held(tx, &territory, self.directive.as_str(), self.lid)?;
-        Ok((territory, directive))
+        reports::held(conn, &territory, self.directive.as_str(), self.lid)
     }
 }

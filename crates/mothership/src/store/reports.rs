@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use conduits::{DirectiveState, FinishedRequest, StartedRequest, code};
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
 
 use super::directives::{self, DirectiveRow};
@@ -32,8 +32,8 @@ pub struct Reported {
 /// # Errors
 /// 404 where the territory's account has no such directive, 409 where the token is of an older lease, 403
 /// where another territory holds it; the store fails.
-pub fn held(tx: &Tx<'_>, territory: &Territory, id: &str, lid: Option<i64>) -> Result<DirectiveRow, Fault> {
-    let directive = directives::find(tx.conn(), id)?
+pub fn held(conn: &Connection, territory: &Territory, id: &str, lid: Option<i64>) -> Result<DirectiveRow, Fault> {
+    let directive = directives::find(conn, id)?
         .filter(|directive| directive.account_id == territory.account_id)
         .ok_or_else(|| Refusal::not_found("there is no such directive"))?;
     if lid.is_some_and(|lid| lid != directive.lease_number) || directive.territory_id.is_none() {
@@ -245,7 +245,7 @@ pub fn cancel(tx: &Tx<'_>, directive: &DirectiveRow) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// The store fails.
-pub fn diff(conn: &rusqlite::Connection, account: &str, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+pub fn diff(conn: &Connection, account: &str, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(conn
         .prepare_cached(
             "SELECT r.diff FROM results r JOIN directives d ON d.seq = r.directive_seq

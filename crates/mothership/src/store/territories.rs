@@ -91,19 +91,20 @@ pub struct TerritoryView {
     pub last_seen: Option<Micros>,
 }
 
-/// The territory behind `caller`, if it is enrolled and not disabled.
+/// The territory behind `caller`, if it is enrolled and not disabled, and its certificate has not ended: a connection may
+/// live longer than the certificate that opened it.
 ///
 /// # Errors
-/// 401 for an unknown identity, 403 for a disabled territory; the store fails.
-pub fn authenticate(conn: &Connection, caller: &Caller) -> Result<Territory, Fault> {
+/// 401 for an unknown identity or one that has ended, 403 for a disabled territory; the store fails.
+pub fn authenticate(conn: &Connection, caller: &Caller, now: Micros) -> Result<Territory, Fault> {
     let (sql, key) = match caller {
         Caller::Certificate(fingerprint) => (
-            "SELECT t.id, t.account_id, t.max_concurrent, t.instance_id, t.disabled_at
+            "SELECT t.id, t.account_id, t.max_concurrent, t.instance_id, t.disabled_at, c.not_after
              FROM certificates c JOIN territories t ON t.id = c.territory_id WHERE c.fingerprint = ?1",
             fingerprint.to_string(),
         ),
         Caller::Claimed(id) => (
-            "SELECT id, account_id, max_concurrent, instance_id, disabled_at
+            "SELECT id, account_id, max_concurrent, instance_id, disabled_at, NULL
              FROM territories WHERE id = ?1",
             id.clone(),
         ),
@@ -118,7 +119,8 @@ pub fn authenticate(conn: &Connection, caller: &Caller) -> Result<Territory, Fau
                 max_concurrent: row.get(2)?,
                 instance_id: row.get(3)?,
             };
-            Ok((territory, disabled.is_some()))
+            let is_over = row.get::<_, Option<i64>>(5)?.is_some_and(|end| end <= now.0);
+            Ok((territory, disabled.is_some(), is_over))
         })
         .optional()?;
     match found {
@@ -127,12 +129,17 @@ pub fn authenticate(conn: &Connection, caller: &Caller) -> Result<Territory, Fau
             "no enrolled territory has this identity; enrol it with a fresh token",
         )
         .into()),
-        Some((_, true)) => Err(Refusal::forbidden(
+        Some((_, _, true)) => Err(Refusal::unauthenticated(
+            code::UNAUTHORIZED,
+            "this territory's certificate has ended; enrol it with a fresh token",
+        )
+        .into()),
+        Some((_, true, _)) => Err(Refusal::forbidden(
             code::TERRITORY_DISABLED,
             "this territory is disabled; ask the mothership's operator to enable it",
         )
         .into()),
-        Some((territory, false)) => Ok(territory),
+        Some((territory, false, false)) => Ok(territory),
     }
 }
 

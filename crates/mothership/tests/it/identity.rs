@@ -264,3 +264,16 @@ async fn a_server_on_every_address_is_reached_over_ipv4_and_verified() {
     let local = bed.client(None).get(format!("https://localhost:{port}/healthz"));
     assert_eq!(local.send().await.unwrap().status(), StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_has_ended_is_nobody_s_on_an_open_connection_too() {
+    let bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    assert_eq!(territory.heartbeat(json!({})).await.0, StatusCode::OK);
+    // As if its 30 days were over: the connection is the one of before.
+    let database = rusqlite::Connection::open(bed.data().join("mothership.db")).unwrap();
+    database.execute("UPDATE certificates SET not_after = 1", []).unwrap();
+    assert_eq!(refusal(territory.heartbeat(json!({})).await), refused(401, "unauthorized"));
+    let renewal = territory.call("/territories/renew", json!({ "csr_pem": csr() })).await;
+    assert_eq!(refusal(renewal), refused(401, "unauthorized"));
+}

@@ -38,7 +38,7 @@ pub(super) async fn started(
     let reported = app
         .store
         .write(move |tx| {
-            let (_, directive) = proof.held(tx)?;
+            let directive = proof.held(tx)?;
             reports::started(tx, &directive, &report, ttl)
         })
         .await?;
@@ -91,22 +91,17 @@ async fn renew(app: &App, proof: &Proof) -> ApiResult<Reported> {
     Ok(app
         .store
         .write(move |tx| {
-            let (_, directive) = proof.held(tx)?;
+            let directive = proof.held(tx)?;
             reports::heartbeat(tx, &directive, ttl)
         })
         .await?)
 }
 
-/// Looks again after a change: the same questions as at the start of the heartbeat, without renewing.
+/// Looks again after a change: the same questions as at the start of the heartbeat, without renewing. Every chunk of
+/// output is such a change, so the writer is left alone.
 async fn look(app: &App, proof: &Proof) -> ApiResult<Reported> {
-    let proof = proof.clone();
-    Ok(app
-        .store
-        .write(move |tx| {
-            let (_, directive) = proof.held(tx)?;
-            reports::running(&directive)
-        })
-        .await?)
+    let (proof, now) = (proof.clone(), app.store.clock().now());
+    Ok(app.store.read(move |conn| reports::running(&proof.held_at(conn, now)?)).await?)
 }
 
 pub(super) async fn log_chunk(
@@ -132,7 +127,7 @@ pub(super) async fn log_chunk(
     let accepted = app
         .store
         .write(move |tx| {
-            let (_, directive) = proof.held(tx)?;
+            let directive = proof.held(tx)?;
             let chunk = NewChunk { stream, seq, bytes: chunk.bytes, truncated: chunk.truncated };
             logs::append(tx, &directive, &chunk)
         })
@@ -173,7 +168,7 @@ pub(super) async fn finished(
     let reported = app
         .store
         .write(move |tx| {
-            let (_, directive) = proof.held(tx)?;
+            let directive = proof.held(tx)?;
             reports::finished(tx, &directive, &report)
         })
         .await?;
@@ -211,7 +206,7 @@ pub(super) async fn release(
     let state = app
         .store
         .write(move |tx| {
-            let (_, directive) = proof.held(tx)?;
+            let directive = proof.held(tx)?;
             reports::release(tx, &directive)
         })
         .await?;

@@ -103,7 +103,7 @@ async fn attempt(app: &App, caller: &Caller, claim: &Claim) -> ApiResult<(Territ
     Ok(app
         .store
         .submit(Hangup::Skip, move |tx| {
-            let territory = authenticate(tx.conn(), &caller)?;
+            let territory = authenticate(tx.conn(), &caller, tx.now())?;
             let leases = claims::claim(tx, &territory, &claim)?;
             Ok((territory, leases))
         })

@@ -177,7 +177,7 @@ pub(super) async fn renew(
     let issued = app
         .store
         .write(move |tx| {
-            let territory = territories::authenticate(tx.conn(), &caller)?;
+            let territory = territories::authenticate(tx.conn(), &caller, tx.now())?;
             let issued = issue(&signer, tx, &territory.id, &request.csr_pem)?;
             let details = json!({ "fingerprint": issued.fingerprint.to_string() });
             let actor = format!("territory:{}", territory.id);
@@ -201,7 +201,7 @@ pub(super) async fn heartbeat(
     let (id, taken, removed_facility_ids) = app
         .store
         .write(move |tx| {
-            let territory = territories::authenticate(tx.conn(), &caller)?;
+            let territory = territories::authenticate(tx.conn(), &caller, tx.now())?;
             let taken = record(tx, &territory, &report)?;
             confirm_removed(tx, &territory, &report)?;
             let removed = facilities::removed(tx, &territory.id)?;
