@@ -20,6 +20,7 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use conduits::code;
 use ipnet::IpNet;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -53,6 +54,8 @@ pub struct App {
     pub lease_ttl: Duration,
     /// How long chunks that an ended directive's log lacks are waited for, from the last one that came.
     pub log_patience: Duration,
+    /// Turns to read an enrolment, which comes from anybody.
+    pub enroll_bodies: Semaphore,
     /// Failed enrolments by address.
     pub enroll_failures: FailureLimit,
     /// Ends held requests.

@@ -38,6 +38,15 @@ struct Polls {
 pub struct Polling {
     presence: Arc<Presence>,
     territory: String,
+    beside: usize,
+}
+
+impl Polling {
+    /// How many polls of this territory there were already.
+    #[must_use]
+    pub fn beside(&self) -> usize {
+        self.beside
+    }
 }
 
 impl Presence {
@@ -53,9 +62,10 @@ impl Presence {
         let now = self.clock.now();
         let mut known = self.known();
         let polls = known.entry(territory.to_owned()).or_insert(Polls { held: 0, last: now, profiles: Vec::new() });
+        let beside = polls.held;
         polls.held += 1;
         polls.profiles = profiles.to_vec();
-        Polling { presence: Arc::clone(self), territory: territory.to_owned() }
+        Polling { presence: Arc::clone(self), territory: territory.to_owned(), beside }
     }
 
     /// Adds what is known here to what the store knows.
@@ -150,6 +160,7 @@ mod tests {
         };
         assert_eq!(shown(&presence), (false, vec![]));
         let (first, second) = (presence.polls("t", &[Host]), presence.polls("t", &[Host, Untrusted]));
+        assert_eq!((first.beside(), second.beside()), (0, 1));
         drop(first);
         assert_eq!(shown(&presence), (true, vec![Host, Untrusted]));
         drop(second);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +34,8 @@ use listen::{Listen, ServerName, certificate_names};
 const RENEW_SERVER_CERTIFICATE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How long chunks that an ended directive's log lacks are waited for: nexusd goes on sending what was not acknowledged.
 const LOG_PATIENCE: Duration = Duration::from_secs(75);
+/// Enrolments that are read at once: strangers can make this process hold so many bodies and no more.
+const ENROLL_BODIES: usize = 128;
 /// The name of the API token that the first start makes.
 const ADMIN_TOKEN_NAME: &str = "admin";
 
@@ -224,6 +227,7 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         trusted_proxies: config.trusted_proxies.clone(),
         lease_ttl: config.lease_ttl,
         log_patience: config.log_patience,
+        enroll_bodies: Semaphore::new(ENROLL_BODIES),
         enroll_failures: FailureLimit::new(config.enroll_failures_per_hour),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),

@@ -6,6 +6,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::bed::{Bed, refusal, refused};
 
@@ -31,7 +33,7 @@ async fn who_has_no_token_is_refused_before_anything_is_read() {
                 content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 9000000\r\n\r\n";
     stranger.write_all(head.as_bytes()).await.unwrap();
     let mut first = [0; 12];
-    let read = tokio::time::timeout(Duration::from_secs(20), stranger.read_exact(&mut first)).await;
+    let read = timeout(Duration::from_secs(20), stranger.read_exact(&mut first)).await;
     read.expect("it is answered").unwrap();
     assert_eq!(&first, b"HTTP/1.1 401");
 }
@@ -61,4 +63,50 @@ async fn a_page_of_large_results_is_short_and_goes_on() {
     // A page that is exactly full is the last one where nothing follows.
     let (_, exact) = bed.get(&format!("/api/v1/directives?limit=1&cursor={cursor}")).await;
     assert_eq!(exact["next_cursor"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_read_a_bounded_number_at_a_time() {
+    let bed = Bed::dev().await;
+    let head =
+        "POST /conduits/v1/territories/enroll HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+    let mut strangers = JoinSet::new();
+    for _ in 0..129 {
+        let mut stranger = TcpStream::connect(bed.running.as_ref().unwrap().address()).await.unwrap();
+        stranger.write_all(head.as_bytes()).await.unwrap();
+        // Whose turn it is is asked for the body.
+        strangers.spawn(async move {
+            let mut first = [0; 12];
+            stranger.read_exact(&mut first).await.unwrap();
+            assert_eq!(&first, b"HTTP/1.1 100");
+            stranger
+        });
+    }
+    let mut next = async |within| timeout(Duration::from_millis(within), strangers.join_next()).await;
+    let mut read = Vec::new();
+    for _ in 0..128 {
+        read.push(next(9_000).await.expect("there are as many turns").unwrap().unwrap());
+    }
+    assert!(next(300).await.is_err());
+    drop(read);
+    next(9_000).await.expect("its turn has come").unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_territory_has_so_many_polls_held_and_no_more() {
+    let bed = Bed::dev().await;
+    let (territory, other) = (bed.territory().await, bed.territory().await);
+    let body = json!({ "supported_sandbox_profiles": ["untrusted"], "max_directives_to_claim": 1 });
+    let mut held = JoinSet::new();
+    for _ in 0..64 {
+        let poll = territory.poll_request(Some(60), &body);
+        held.spawn(async move { poll.send().await.unwrap().status() });
+    }
+    bed.until_waiting(64, 0).await;
+    let one_more = territory.poll_request(Some(60), &body).send().await.unwrap();
+    assert!(!one_more.headers().contains_key("preference-applied"));
+    assert_eq!(one_more.json::<Value>().await.unwrap()["retry_after_seconds"], 2);
+    let others = other.poll_request(Some(1), &body).send().await.unwrap();
+    assert!(others.headers().contains_key("preference-applied"));
+    held.abort_all();
 }

@@ -23,6 +23,8 @@ use crate::store::territories::{Caller, Territory, authenticate};
 
 /// A poll is held at most this long, whatever it prefers.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Polls of one territory that are held at most: each is woken by each new directive. A daemon has one.
+const MOST_HELD: usize = 64;
 /// What a poll that does not wait is told to sleep when there is nothing.
 const SHORT_POLL_SECONDS: u64 = 2;
 /// What held polls are told when the mothership shuts down.
@@ -49,9 +51,9 @@ pub(super) async fn poll(
         claim_id: poll.claim_id.map(|id| id.as_str().to_owned()),
         lease_ttl: app.lease_ttl,
     };
-    let wait = request::wait(&headers, LONGEST_WAIT).filter(|wait| !wait.is_zero());
     let (territory, mut leases) = attempt(&app, &caller, &claim).await?;
-    let _polling = app.presence.polls(&territory.id, &claim.profiles);
+    let polling = app.presence.polls(&territory.id, &claim.profiles);
+    let wait = request::wait(&headers, LONGEST_WAIT).filter(|wait| !wait.is_zero() && polling.beside() < MOST_HELD);
     let mut retry_after = if leases.is_empty() && wait.is_none() { SHORT_POLL_SECONDS } else { 0 };
     let mut held = wait.is_some();
     if leases.is_empty()

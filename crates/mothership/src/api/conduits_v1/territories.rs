@@ -27,6 +27,8 @@ use crate::store::{StoreError, Tx, audit, claims, enrollment, facilities};
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// What clients that poll without waiting are told at enrolment.
 const POLL_INTERVAL_SECONDS: u64 = 2;
+/// How long an enrolment waits for its turn to be read.
+const TURN: Duration = Duration::from_secs(10);
 /// Characters of names that a newcomer gives itself.
 const NAME_CHARS: usize = 128;
 /// Directives that run at once at most, whatever a territory says.
@@ -42,8 +44,11 @@ pub(super) async fn enroll(
     if let Some(wait) = app.enroll_failures.kept_out(address) {
         return Err(rate_limited(wait).into());
     }
+    let turn = tokio::time::timeout(TURN, app.enroll_bodies.acquire()).await;
+    let Ok(Ok(turn)) = turn else { return Err(busy().into()) };
     // Before the try is counted: what is counted must be decided soon.
     let bytes = request::bytes(body, request::SMALL).await?;
+    drop(turn);
     let attempt = app.enroll_failures.begin(address).await.map_err(rate_limited)?;
     let enrolled = match request::parse(&bytes) {
         Ok(request) => enroll_once(&app, request).await,
@@ -64,6 +69,14 @@ fn rate_limited(wait: Duration) -> Refusal {
         RefusalKind::RateLimited(wait),
         code::RATE_LIMITED,
         "too many enrolments from this address failed; wait, then use a fresh token",
+    )
+}
+
+fn busy() -> Refusal {
+    Refusal::of(
+        RefusalKind::RateLimited(Duration::from_secs(1)),
+        code::RATE_LIMITED,
+        "too many enrolments are being read; come again",
     )
 }
 
