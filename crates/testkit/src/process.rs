@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::wait::until;
+use crate::wait::{patient, until};
 
 /// Which output of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,7 @@ impl Process {
     #[track_caller]
     #[must_use]
     pub fn wait_for_line(&self, output: Output, needle: &str, within: Duration) -> String {
+        let within = patient(within);
         let end = Instant::now() + within;
         let (captured, changed) = &*self.outputs[output as usize];
         let mut captured = captured.lock().unwrap();
@@ -128,6 +129,7 @@ impl Process {
     /// Waits for its end and for the end of its outputs.
     #[track_caller]
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
+        let within = patient(within);
         let end = Instant::now() + within;
         while self.is_running() {
             assert!(

@@ -11,16 +11,11 @@ use testkit::{Output, Process, Stub, StubOptions, WorkDir};
 /// Long enough for a loaded machine; nothing waits for it unless something is wrong.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// How long a daemon may take until it is up: in an emulated machine that is long, too.
-const UP: Duration = Duration::from_secs(60);
-
 /// One daemon, one control plane, one folder.
 pub(crate) struct Bed {
     pub(crate) stub: Stub,
     pub(crate) daemon: Process,
     pub(crate) dir: WorkDir,
-    /// How long an end is waited for.
-    pub(crate) patience: Duration,
 }
 
 impl Bed {
@@ -55,12 +50,12 @@ impl Bed {
         );
         dir.write("config.yaml", config);
         let daemon = start_by(program, &dir);
-        Self { stub, daemon, dir, patience: SOON }
+        Self { stub, daemon, dir }
     }
 
     /// With another daemon of the same files, for which these lines are `/etc/hosts`. Needs root.
     pub(crate) fn with_hosts(self, hosts: &str) -> Self {
-        let Self { stub, daemon, dir, patience } = self;
+        let Self { stub, daemon, dir } = self;
         drop(daemon);
         let hosts = dir.write("hosts", hosts);
         let script = r#"mount --bind "$1" /etc/hosts && exec "$2" -config "$3""#;
@@ -68,8 +63,8 @@ impl Bed {
         command.args(["--mount", "sh", "-c", script, "sh"]).arg(hosts);
         command.arg(env!("CARGO_BIN_EXE_nexusd")).arg(dir.join("config.yaml"));
         let daemon = Process::start(&mut command);
-        drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", UP));
-        Self { stub, daemon, dir, patience }
+        drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", SOON));
+        Self { stub, daemon, dir }
     }
 
     /// Queues a directive of these fields over the usual ones, and waits for its end.
@@ -85,7 +80,7 @@ impl Bed {
     }
 
     pub(crate) async fn ended(&self, id: DirectiveId) -> Ended {
-        let report = self.stub.finished(&id, self.patience).await;
+        let report = self.stub.finished(&id, SOON).await;
         let text = |stream| self.stub.log_text(&id, stream);
         Ended { report, stdout: text(LogStream::Stdout), stderr: text(LogStream::Stderr) }
     }
@@ -97,7 +92,7 @@ pub(crate) fn start(dir: &WorkDir) -> Process {
 
 pub(crate) fn start_by(mut program: Command, dir: &WorkDir) -> Process {
     let daemon = Process::start(program.arg("-config").arg(dir.join("config.yaml")));
-    drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", UP));
+    drop(daemon.wait_for_line(Output::Stderr, "nexusd is up", SOON));
     daemon
 }
 

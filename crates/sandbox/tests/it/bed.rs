@@ -139,7 +139,7 @@ impl Run {
             access: WorkspaceAccess::ReadWrite,
             network: None,
             limits: Limits::default(),
-            timeout: Duration::from_secs(30),
+            timeout: testkit::wait::patient(Duration::from_secs(30)),
             environment: Vec::new(),
             name: None,
         }

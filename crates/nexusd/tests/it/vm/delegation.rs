@@ -6,15 +6,14 @@ use std::process::Command;
 use serde_json::{Value, json};
 use testkit::{Output, StubOptions, require, wait};
 
-use super::machine::{
-    EVERY_CONTROLLER, LONG, Said, Unit, Who, cgroup_of, daemon_in, eat, layers, patient, peak_mib, wrapped,
-};
-use crate::bed::{Bed, Ended, nexusd, start_by};
+use super::machine::{EVERY_CONTROLLER, Said, Unit, Who, cgroup_of, daemon_in, eat, layers, peak_mib, wrapped};
+use crate::bed::{Bed, Ended, SOON, nexusd, start_by};
+
+/// What the machine that emulates this one does meanwhile passes for the command's own time: the shares are far apart.
+const BURN: &str = "timeout 2 sh -c 'while :; do :; done'; true";
 
 /// Starts more processes than a limit of 40; each waits for a pipe that nobody opens.
 const FORK: &str = "mkfifo p; n=0; while [ $n -lt 60 ]; do (: < p) & n=$((n+1)); done; echo survived";
-
-const BURN: &str = "timeout 2 sh -c 'while :; do :; done'; true";
 
 fn processor_share(ended: &Ended) -> u64 {
     let usage = &ended.report.artifacts_manifest["usage"];
@@ -53,7 +52,7 @@ async fn an_ordinary_users_daemon_enforces_everything_in_a_delegated_unit() {
         assert!(ended.stderr.contains("limit of processes"), "{profile}: {}", ended.stderr);
 
         let ended = bed.run(run(BURN, json!({"cpu": 200}))).await;
-        assert!(processor_share(&ended) <= 25, "{profile}: {:?}", ended.report.artifacts_manifest);
+        assert!(processor_share(&ended) <= 40, "{profile}: {:?}", ended.report.artifacts_manifest);
         let ended = bed.run(run(BURN, json!({}))).await;
         assert!(processor_share(&ended) > 50, "{profile}: {:?}", ended.report.artifacts_manifest);
     }
@@ -167,12 +166,12 @@ async fn a_subgroup_made_by_systemd_is_the_leaf() {
 async fn a_cgroup_namespace_is_not_taken_for_the_root() {
     require!(Vm, CgroupV2, Bwrap);
     let unit = Unit::delegated("container", Who::Root);
-    let bed = patient(Bed::started_by(StubOptions::full(), "", |_| {
+    let bed = Bed::started_by(StubOptions::full(), "", |_| {
         let mut inside = Command::new("unshare");
         inside.args(["--cgroup", "--mount", "/bin/sh", "-c"]);
         inside.args(["umount /sys/fs/cgroup && mount -t cgroup2 cgroup /sys/fs/cgroup && exec \"$0\" \"$@\""]);
         unit.command(Who::Root, wrapped(inside, &nexusd()))
-    }));
+    });
     assert_eq!(cgroup_of(bed.daemon.id()), "/container.slice/nexusd.service/nexusd");
     let ended = bed.run(json!({"command": eat(90), "limits": {"memory_mb": 64}})).await;
     assert_eq!(ended.outcome(), ("failed", 137, ""), "{}", ended.stderr);
@@ -185,7 +184,7 @@ async fn the_next_daemon_clears_what_a_killed_one_left() {
     let mut bed = daemon_in(&unit, Who::User, "max_concurrent_directives: 2\n");
     let up = |profile: &str| bed.queue(json!({"command": "echo up; sleep 600", "sandbox_profile": profile}));
     for id in [up("untrusted"), up("host")] {
-        bed.stub.log_contains(&id, conduits::LogStream::Stdout, "up", LONG).await;
+        bed.stub.log_contains(&id, conduits::LogStream::Stdout, "up", SOON).await;
     }
     let killed = bed.daemon.id();
     assert_eq!(unit.below().len(), 5, "the control: {:?}", unit.below());
@@ -193,6 +192,6 @@ async fn the_next_daemon_clears_what_a_killed_one_left() {
     bed.daemon = start_by(unit.command(Who::User, nexusd()), &bed.dir);
     let expected = ["nexus".to_owned(), format!("nexus/{}", bed.daemon.id()), "nexusd".to_owned()];
     assert_ne!(killed, bed.daemon.id());
-    wait::until("the end of the old groups", LONG, || (unit.below() == expected).then_some(()));
+    wait::until("the end of the old groups", SOON, || (unit.below() == expected).then_some(()));
     assert_eq!(bed.daemon.text(Output::Stdout), "");
 }

@@ -4,13 +4,12 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use testkit::wait::until;
 use testkit::{Process, StubOptions, WorkDir};
 
-use crate::bed::{Bed, Ended, nexusd};
+use crate::bed::{Bed, Ended, SOON, nexusd};
 
 /// Where version 2 is mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -20,9 +19,6 @@ const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.subtree_control", "cgroup.
 
 /// Those that limits are set by.
 pub(crate) const EVERY_CONTROLLER: [&str; 3] = ["memory", "cpu", "pids"];
-
-/// Emulated, everything takes its time.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// Who runs a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +95,7 @@ impl Unit {
         let mut sleep = Command::new("sleep");
         sleep.arg("600");
         let process = Process::spawn(&mut joined(&self.path(), &sleep));
-        until("the neighbour", LONG, || self.holds(process.id()).then_some(()));
+        until("the neighbour", SOON, || self.holds(process.id()).then_some(()));
         process
     }
 
@@ -120,7 +116,7 @@ impl Unit {
 impl Drop for Unit {
     fn drop(&mut self) {
         fs::write(self.slice.join("cgroup.kill"), "1").unwrap();
-        until("the removal of the slice", LONG, || {
+        until("the removal of the slice", SOON, || {
             let mut all = beneath(&self.slice);
             all.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
             all.push(self.slice.clone());
@@ -160,15 +156,10 @@ impl Who {
 /// A daemon in the unit, run by this user, with these keys in its configuration.
 pub(crate) fn daemon_in(unit: &Unit, who: Who, keys: &str) -> Bed {
     let keys = format!("supported_sandbox_profiles: [untrusted, host]\n{keys}");
-    patient(Bed::started_by(StubOptions::full(), &keys, |dir| {
+    Bed::started_by(StubOptions::full(), &keys, |dir| {
         chown(dir.path(), Some(who.uid()), Some(who.uid())).unwrap();
         unit.command(who, nexusd())
-    }))
-}
-
-/// The same with time for an emulated machine.
-pub(crate) fn patient(bed: Bed) -> Bed {
-    Bed { patience: LONG, ..bed }
+    })
 }
 
 fn give(cgroup: &Path, who: Who) {

@@ -4,13 +4,13 @@ use serde_json::json;
 use sys::cgroup::{Cgroups, Quantity};
 use testkit::require;
 
-use super::machine::{Said, Who, cgroup_of, eat, layers, patient, peak_mib};
+use super::machine::{Said, Who, cgroup_of, eat, layers, peak_mib};
 use crate::bed::Bed;
 
 #[tokio::test]
 async fn the_root_cgroup_needs_no_delegation() {
     require!(Vm, CgroupV2, Bwrap, Root);
-    let bed = patient(Bed::new());
+    let bed = Bed::new();
     for profile in ["untrusted", "host"] {
         let fields = json!({"command": eat(90), "sandbox_profile": profile, "limits": {"memory_mb": 64, "cpu": 1000}});
         let (ended, layers) = layers(&bed, fields).await;
@@ -30,7 +30,7 @@ async fn the_root_cgroup_needs_no_delegation() {
 async fn landlock_is_there_as_the_kernel_has_it() {
     require!(Vm, Landlock, Bwrap);
     let abi = sys::facts::KernelFacts::read().landlock_abi.unwrap();
-    let bed = patient(Bed::new());
+    let bed = Bed::new();
     // A move between folders keeps the file itself where Landlock's rules allow it, from ABI 2 on.
     let command =
         "mkdir a b; echo x > a/f; before=$(stat -c %i a/f); mv a/f b/f; test $before = $(stat -c %i b/f) && echo same";

@@ -5,9 +5,10 @@ use std::process::{Command, Output};
 
 use serde_json::json;
 use testkit::require;
+use testkit::wait::patient;
 
-use super::machine::{LONG, Said, Setting, Unit, Who, daemon_in, stderr};
-use crate::bed::nexusd;
+use super::machine::{Said, Setting, Unit, Who, daemon_in, stderr};
+use crate::bed::{SOON, nexusd};
 
 /// A setting that is switched off by 0, and the command that mends it.
 const SWITCHES: [(&str, &str); 2] = [
@@ -78,7 +79,7 @@ async fn a_running_daemon_refuses_with_the_mend_and_goes_on_after_it() {
         obey(mend);
         let asked = tokio::time::Instant::now();
         while ask().await.report.status.as_str() != "succeeded" {
-            assert!(asked.elapsed() < LONG, "{setting}: it never took up again");
+            assert!(asked.elapsed() < patient(SOON), "{setting}: it never took up again");
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         }
     }
