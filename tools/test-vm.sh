@@ -3,18 +3,21 @@
 # switched off and on. It is made here: QEMU emulates a machine, Debian's kernel boots in it, and this host's own programs
 # and the test programs of `make test` are its disk. Nothing of this host is seen or changed from inside.
 #
-#   tools/test-vm.sh [FILTER]     with a filter, only tests whose names contain it
+#   tools/test-vm.sh [FILTER]     with a filter, a pattern of grep, only tests whose names match it
+#
+# The machine is switched off after 280 s; NEXUS_VM_SECONDS says otherwise.
 set -eu
+umask 022 # what is made here is for every user there
 cd "$(dirname "$0")/.."
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 filter=${1:-}
-seconds=900
+seconds=${NEXUS_VM_SECONDS:-280}
 say() { echo "vm: $*"; }
 
-# What runs there: package, and parts of the names of tests.
+# What runs there: package, and patterns of the names of tests.
 plan='
-sandbox limits::
-nexusd vm:: run::streams run::the_timeout
+sandbox ^limits:: ^confinement:: ^endings::nobody
+nexusd ^vm:: ^run::streams ^run::the_timeout ^limits::a_file
 '
 # Everything that those tests and the sandboxes in them start.
 programs='sh bash
@@ -45,15 +48,15 @@ tests_of() {
 }
 
 root=$work/root
-echo "$plan" | while read -r package filters; do
+echo "$plan" | while read -r package patterns; do
     [ -n "$package" ] || continue
     program=$(tests_of "$package")
     [ -n "$program" ] || { say "cargo built no tests of $package" >&2; exit 1; }
     if [ -n "$filter" ]; then
-        filters=$filter
-        [ -n "$("$program" --list --format terse "$filter")" ] || continue
+        patterns=$filter
+        "$program" --list --format terse | sed -n 's/: test$//p' | grep -q "$filter" || continue
     fi
-    echo "$package::it $PWD/crates/$package $program $filters"
+    echo "$package::it $PWD/crates/$package $program $patterns"
 done >"$work/plan"
 least=$(awk '$1 == "vm" { print $2 }' tools/test-floor.txt)
 [ -z "$filter" ] || least=1
@@ -64,7 +67,9 @@ cp tools/vm/run-tests.sh "$work/plan" "$root/"
 awk '{ print $2 }' "$work/plan" | while read -r directory; do mkdir -p "$root$directory"; done
 cat >"$root/payload" <<PAYLOAD
 #!/bin/sh
-export NEXUS_REQUIRE=vm,root,userns,bwrap,socat,git,ipv6,cgroupv2,landlock,seccomp,python
+# Emulated, everything takes its time.
+export NEXUS_TEST_PATIENCE=4
+export NEXUS_REQUIRE=vm,root,userns,bwrap,socat,git,ipv6,cgroupv2,cgroups,landlock,seccomp,python
 exec bash /run-tests.sh $least </plan
 PAYLOAD
 chmod 755 "$root/init" "$root/payload"
@@ -84,5 +89,5 @@ $as_root mkfs.ext4 -q -F -O ^has_journal -d "$root" "$work/disk"
 rm -rf "$root"
 
 kernel=$(tools/vm/kernel.sh)
-say "booting $(cat "$kernel/package"), emulated; some three minutes on two idle cores, ended after $seconds s"
-tools/vm/boot.sh "$work/disk" "$seconds"
+say "booting $(cat "$kernel/package"), emulated; two to three minutes on two idle cores, ended after $seconds s"
+tools/vm/boot.sh "$seconds" "$work/disk"

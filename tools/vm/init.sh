@@ -1,6 +1,6 @@
 #!/bin/sh
 # Process 1 of the machine in the machine: makes it a modern host (cgroup v2 alone, with every controller, as a systemd of
-# today leaves it), runs /payload as root, and says its status on the second serial line.
+# today leaves it), runs /payload as root, and says its status on the third serial line.
 export PATH=/usr/bin:/bin:/usr/sbin:/sbin HOME=/root LANG=C.UTF-8
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -16,15 +16,14 @@ hostname vm
 ip link set lo up
 exec </dev/null >/dev/ttyS0 2>&1
 stty -F /dev/ttyS0 -onlcr
-stty -F /dev/ttyS1 raw
-dmesg -n 1 # what the kernel says of killed processes is in dmesg
+stty -F /dev/ttyS2 raw
+dmesg -n 3 # what the kernel tells of every killed process is in dmesg, and takes its time on a serial line
 
 /payload &
 payload=$!
 # Orphans of the tests become process 1's: it reaps whoever ends while it waits.
 wait "$payload"
-echo "status $?" >/dev/ttyS1
+echo "status $?" >/dev/ttyS2
 
 sync
-echo 0 >/proc/sys/kernel/printk
 exec busybox poweroff -f

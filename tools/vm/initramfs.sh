@@ -39,7 +39,7 @@ until [ -b /dev/vda ] || [ $tries = 0 ]; do
     tries=$((tries - 1))
 done
 $b mount -t ext4 -o noatime /dev/vda /root && exec $b switch_root /root /init
-echo 'vm: there is no disk to go over to'
+echo 'vm: there is no disk to go over to' >/dev/ttyS0
 INIT
 chmod 755 "$work/init"
 (cd "$work" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$output"

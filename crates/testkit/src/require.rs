@@ -27,6 +27,8 @@ pub enum Need {
     CgroupV1,
     /// cgroup v2 with controllers that can be written.
     CgroupV2,
+    /// cgroup controllers of either version that can be written.
+    Cgroups,
     /// Landlock in the kernel.
     Landlock,
     /// seccomp filters in the kernel.
@@ -82,6 +84,7 @@ impl Need {
         Self::Ipv6,
         Self::CgroupV1,
         Self::CgroupV2,
+        Self::Cgroups,
         Self::Landlock,
         Self::Seccomp,
         Self::Kvm,
@@ -118,6 +121,7 @@ impl Need {
             Self::Ipv6 => "ipv6",
             Self::CgroupV1 => "cgroupv1",
             Self::CgroupV2 => "cgroupv2",
+            Self::Cgroups => "cgroups",
             Self::Landlock => "landlock",
             Self::Seccomp => "seccomp",
             Self::Kvm => "kvm",
@@ -157,6 +161,10 @@ impl Need {
             Self::Ipv6 => std::net::TcpListener::bind("[::1]:0").err().map(|e| format!("[::1]: {e}")),
             Self::CgroupV1 => writable_controller(&["/sys/fs/cgroup/pids", "/sys/fs/cgroup/memory"]),
             Self::CgroupV2 => cgroup_v2(),
+            Self::Cgroups => Self::CgroupV1
+                .missing()
+                .zip(Self::CgroupV2.missing())
+                .map(|(v1, v2)| format!("version 1: {v1}; version 2: {v2}")),
             Self::Landlock => landlock(),
             Self::Seccomp => word_in("/proc/sys/kernel/seccomp/actions_avail", "errno"),
             Self::Kvm => {

@@ -51,7 +51,7 @@ async fn a_run_too_fast_for_the_watch_is_no_success() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_a_name_counts() {
-    require!(Root, Bwrap, CgroupV1);
+    require!(Root, Bwrap, Cgroups);
     let bed = Bed::new();
     let began = Instant::now();
     let hidden = "exec 3> x; rm x; dd if=/dev/zero bs=1M count=100 status=none >&3; sleep 60";
@@ -74,6 +74,7 @@ async fn what_cannot_be_measured_is_too_much() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_and_processes_are_told_apart_in_the_result() {
+    // Version 2 kills the whole group.
     require!(Root, Bwrap, CgroupV1);
     let bed = Bed::with(StubOptions::full(), "limits: {pids: 20}\n");
     let hog = "head -c 300M /dev/zero | tail -c 290M | wc -c";
@@ -99,7 +100,7 @@ async fn memory_and_processes_are_told_apart_in_the_result() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_reported() {
-    require!(Root, Bwrap, CgroupV1);
+    require!(Root, Bwrap, Cgroups);
     let bed = Bed::new();
     let busy = "head -c 100M /dev/zero | tail -c 90M | sha256sum > /dev/null; sleep 0.3";
     let ended = bed.run(json!({ "command": busy })).await;
