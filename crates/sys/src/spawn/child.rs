@@ -1,16 +1,20 @@
 //! A child process, held by its pidfd: a pid could be somebody else's by the time it is used (pidfd_open(2)).
+//!
+//! Where it has begun a session ([`super::Stage::NewSession`]), what it started and left in its process group ends with
+//! it. bubblewrap makes the sandbox's first process before it arranges for the end of that one: killed in between, it
+//! left a process that waits for ever and holds the run's pipes.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid};
 
 /// Children that were dropped before they ended. They have been killed; the next start collects them.
 static DROPPED: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
 
-/// A child process. Dropping it kills it.
+/// A child process. Dropping it kills it, and its process group.
 #[derive(Debug)]
 pub struct Child {
     pid: u32,
@@ -63,11 +67,14 @@ impl Child {
         }
     }
 
-    /// Sends SIGKILL.
+    /// Sends SIGKILL, to its process group too.
     ///
     /// # Errors
     /// As [`Child::signal`].
     pub fn kill(&self) -> io::Result<()> {
+        if self.status.is_none() {
+            kill_group(self.pid);
+        }
         self.signal(Signal::KILL)
     }
 
@@ -79,7 +86,11 @@ impl Child {
         if self.status.is_none()
             && let Some(fd) = &self.pidfd
         {
-            self.status = collect(fd.as_fd())?;
+            // Its pid names its group until it is collected, and nobody else's.
+            if waitid(WaitId::PidFd(fd.as_fd()), ENDED | WaitIdOptions::NOWAIT)?.is_some() {
+                kill_group(self.pid);
+                self.status = collect(fd.as_fd())?;
+            }
         }
         Ok(self.status)
     }
@@ -91,6 +102,7 @@ impl Drop for Child {
         if self.status.is_some() {
             return;
         }
+        kill_group(self.pid);
         // An error means that there is nothing left to kill.
         let alive = pidfd_send_signal(&fd, Signal::KILL).is_ok();
         if alive && matches!(collect(fd.as_fd()), Ok(None)) {
@@ -105,8 +117,18 @@ pub(super) fn sweep() {
     dropped.retain(|fd| matches!(collect(fd.as_fd()), Ok(None)));
 }
 
+/// Kills what is left of the group that a child began. A child that began none has none: no group has the number of a
+/// process that is not collected yet, but its own.
+fn kill_group(pid: u32) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    // The usual error is that there is no such group (any more). What may not be killed is another user's.
+    kill_process_group(pid, Signal::KILL).unwrap_or(());
+}
+
+const ENDED: WaitIdOptions = WaitIdOptions::EXITED.union(WaitIdOptions::NOHANG);
+
 fn collect(pidfd: BorrowedFd<'_>) -> io::Result<Option<Status>> {
-    let status = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+    let status = waitid(WaitId::PidFd(pidfd), ENDED)?;
     Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Status::Exited(code),
         (None, signal) => Status::Killed(signal.unwrap_or(0)),

@@ -122,3 +122,28 @@ fn another_user_is_another_user() {
     let (text, _) = output("id -u; id -g; id -G", vec![Stage::ChangeUser { uid: 64_321, gid: 64_322 }]);
     assert_eq!(text, "64321\n64322\n64322\n");
 }
+
+/// What the child started and left in its group, for each way that the child may go.
+#[test]
+fn the_group_ends_with_the_child() {
+    let spawner = Spawner::start().unwrap();
+    let script = "sleep 60 & echo up; wait";
+    for (script, go) in [
+        (script, (|child| drop(child)) as fn(Child)),
+        (script, |mut child| {
+            child.kill().unwrap();
+            assert_eq!(wait(&mut child), Status::Killed(9));
+        }),
+        ("sleep 60 & echo up; exit 3", |mut child| assert_eq!(wait(&mut child), Status::Exited(3))),
+    ] {
+        let (program, mut read) = shell(script, vec![Stage::NewSession]);
+        let child = spawner.spawn_and_wait(program).unwrap();
+        let mut up = [0; 3];
+        read.read_exact(&mut up).unwrap();
+        go(child);
+        // Its end of the pipe is held for a minute otherwise.
+        let begin = Instant::now();
+        read.read_to_end(&mut Vec::new()).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(10), "{script}: the sleep lived on");
+    }
+}
