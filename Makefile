@@ -7,6 +7,9 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# make escape-report KNOCKOUT=seccomp: that layer left out; WRITE=1: write docs/escape-report.md
+KNOCKOUT ?=
+WRITE ?=
 # make demo KEEP=1: leave the control plane and the daemon running
 KEEP ?=
 
@@ -42,6 +45,10 @@ test-bwrap: bootstrap-run ## the bubblewrap driver's tests alone, at most 120 s 
 .PHONY: test-vm
 test-vm: bootstrap-vm ## the tests that need a modern host (cgroup v2, delegation, …), in an emulated one; changes nothing here
 	@tools/test-vm.sh
+
+.PHONY: escape-report
+escape-report: bootstrap-test ## attack the sandbox, with each layer left out in turn, and print the table (KNOCKOUT=seccomp: that one alone; WRITE=1)
+	@KNOCKOUT='$(KNOCKOUT)' WRITE='$(WRITE)' tools/escape-report.sh
 
 .PHONY: bench
 bench: build ## latencies and memory of the whole system, against plain bubblewrap

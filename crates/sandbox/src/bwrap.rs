@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use crate::armed::{Armed, Around};
 use crate::control::Control;
 use crate::drivers::{Engine, Owner};
+use crate::knockout::{Knockout, Knockouts};
 use crate::limits::Fence;
 use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess};
 use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource, Starts};
@@ -58,6 +59,8 @@ pub(crate) struct Bwrap {
     host_usr: bool,
     masks: Vec<Mask>,
     filter: OwnedFd,
+    /// What a test leaves out.
+    left_out: Knockouts,
 }
 
 /// What sandboxes are built from.
@@ -86,7 +89,8 @@ impl Bwrap {
         let as_root = sys::user::effective_uid() == 0;
         let large = if as_root && settings.starts == Starts::Many { LargeEtc::Copied } else { LargeEtc::Mounted };
         let root = Root::plan(settings, large)?;
-        let masks = args::masks(|path| Path::new(path).exists());
+        let left_out = Knockouts::of(settings);
+        let masks = args::masks(|path| Path::new(path).exists() && !left_out.has(Knockout::Proc));
         let filter = match sys::seccomp::program() {
             Ok(filter) => filter,
             Err(error) => return Ok(Err(error.to_string())),
@@ -110,11 +114,14 @@ impl Bwrap {
             Base::Folder { root: folder, trees }
         };
         let host_usr = settings.root == RootSource::HostUsr;
-        Ok(Ok(Self { program, owner, base, host_usr, masks, filter }))
+        Ok(Ok(Self { program, owner, base, host_usr, masks, filter, left_out }))
     }
 
     /// Puts a run together.
-    pub(crate) fn arm(&self, engine: &Engine, run: PreparedRun) -> Result<Armed, LaunchError> {
+    pub(crate) fn arm(&self, engine: &Engine, mut run: PreparedRun) -> Result<Armed, LaunchError> {
+        if self.left_out.has(Knockout::Cgroup) {
+            run.limits = run.limits.without_cgroup();
+        }
         let frame = run.plan(run.cwd.inside(), &WRITABLE);
         let fence = Fence::build(engine, NAME, &run)?;
         let route = Route::new(run.network)?;
@@ -220,7 +227,9 @@ impl Bwrap {
                 .map_err(|errno| host("the proxy's socket")(errno.into()))?;
             stages.push(attach(clone_tree(fd.as_fd()).map_err(host("the proxy's socket"))?, c"/pad/proxy.sock"));
         }
-        stages.push(Stage::ChangeUser { uid: self.owner.uid, gid: self.owner.gid });
+        if !self.left_out.has(Knockout::Uid) {
+            stages.push(Stage::ChangeUser { uid: self.owner.uid, gid: self.owner.gid });
+        }
         Ok(stages)
     }
 
@@ -237,7 +246,7 @@ impl Bwrap {
             }
             Base::Folder { root, trees } => (root.as_path(), &trees[..], workspace, socket),
         };
-        let plan = Arguments { root, trees, masks: &self.masks, workspace, access, proxy_socket: socket, tmp_bytes };
+        let plan = Arguments { root, trees, masks: &self.masks, workspace, access, proxy_socket: socket, tmp_bytes, left_out: &self.left_out };
         let strings = args::arguments(&plan).into_iter().map(|arg| CString::new(arg.into_vec()));
         strings.collect::<Result<_, _>>().map_err(|error| host("an argument of bwrap")(error.into()))
     }

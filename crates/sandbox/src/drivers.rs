@@ -74,6 +74,9 @@ pub struct DriverSettings {
     pub starts: Starts,
     /// A file of CA certificates, added to the sandbox's own.
     pub ca_bundle: Option<PathBuf>,
+    /// Layers that a test leaves out.
+    #[cfg(feature = "knockout")]
+    pub knockouts: Vec<crate::Knockout>,
 }
 
 /// How many sandboxes a set of drivers starts: whether preparing them well pays.

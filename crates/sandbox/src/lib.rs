@@ -24,6 +24,7 @@ mod exit;
 mod handle;
 mod health;
 mod host;
+mod knockout;
 mod layers;
 mod limits;
 mod process;
@@ -37,6 +38,8 @@ pub use environment::{BaseEnvironment, Environment, EnvironmentError, ProxyVaria
 pub use exit::{EndedBy, Exit, Stop, StopReason, Usage, exit_code};
 pub use handle::{LaunchError, READY_TIMEOUT, RunHandle};
 pub use health::Health;
+#[cfg(feature = "knockout")]
+pub use knockout::Knockout;
 pub use layers::{CgroupLayer, Layers, LimitLayer, NetworkLayer};
 pub use limits::{Limit, LimitOrigin, Limits};
 pub use run::{

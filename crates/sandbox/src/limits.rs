@@ -67,6 +67,13 @@ pub struct Limits {
     pub tmp_bytes: Option<Limit>,
 }
 
+impl Limits {
+    /// Those that need no cgroup.
+    pub(crate) fn without_cgroup(self) -> Self {
+        Self { memory_bytes: None, cpu_millicores: None, pids: None, ..self }
+    }
+}
+
 /// Space of the limits around a run: its cgroup, its resource limits, and what of it is in force.
 #[derive(Debug)]
 pub(crate) struct Fence {

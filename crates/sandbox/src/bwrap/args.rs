@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::WorkspaceAccess;
+use crate::knockout::{Knockout, Knockouts};
 
 /// The uid and gid inside.
 pub(crate) const INSIDE_ID: u32 = 1000;
@@ -59,19 +60,29 @@ pub(crate) struct Arguments<'a> {
     pub(crate) proxy_socket: Option<&'a Path>,
     /// Size of /tmp in bytes.
     pub(crate) tmp_bytes: u64,
+    /// What a test leaves out.
+    pub(crate) left_out: &'a Knockouts,
 }
 
 /// The arguments, from the program's name to the helper's.
 pub(crate) fn arguments(plan: &Arguments<'_>) -> Vec<OsString> {
     let mut args = List(vec!["bwrap".into()]);
     for namespace in ["user", "pid", "net", "ipc", "uts", "cgroup"] {
-        args.add([format!("--unshare-{namespace}")]);
+        if namespace != "net" || !plan.left_out.has(Knockout::Net) {
+            args.add([format!("--unshare-{namespace}")]);
+        }
     }
     // No further user namespace inside, whatever the system-call filter lets through.
-    args.add(["--disable-userns", "--die-with-parent", "--new-session", "--as-pid-1"]);
+    if !plan.left_out.has(Knockout::Userns) {
+        args.add(["--disable-userns"]);
+    }
+    args.add(["--die-with-parent", "--new-session", "--as-pid-1"]);
     args.add(["--cap-drop", "ALL", "--hostname", "nexus", "--clearenv"]);
     let (id, filter) = (INSIDE_ID.to_string(), SECCOMP_FD.to_string());
-    args.add(["--uid", &id, "--gid", &id, "--seccomp", &filter]);
+    args.add(["--uid", &id, "--gid", &id]);
+    if !plan.left_out.has(Knockout::Seccomp) {
+        args.add(["--seccomp", &filter]);
+    }
     // 1. The root: everything below is mounted on top of it. Read-only with all that is mounted in it.
     args.mount("--ro-bind", plan.root, Path::new("/"));
     for tree in plan.trees {
@@ -178,9 +189,11 @@ mod tests {
         text.trim_start().to_owned()
     }
 
+    static NONE: std::sync::LazyLock<Knockouts> = std::sync::LazyLock::new(Knockouts::default);
+
     fn plan<'a>(masks: &'a [Mask], trees: &'a [Tree], access: &'a WorkspaceAccess) -> Arguments<'a> {
         let (root, workspace) = (Path::new("/pad/root"), Path::new("/pad/workspace"));
-        Arguments { root, trees, masks, workspace, access, proxy_socket: None, tmp_bytes: 536_870_912 }
+        Arguments { root, trees, masks, workspace, access, proxy_socket: None, tmp_bytes: 536_870_912, left_out: &NONE }
     }
 
     #[test]

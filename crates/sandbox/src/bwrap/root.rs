@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use sys::beneath::Beneath;
 
 use super::args::{INSIDE_ID, PROXY_SOCKET};
+use crate::knockout::{Knockout, Knockouts};
 use crate::{DriverSettings, DriversError, RootSource};
 
 mod extra;
@@ -151,6 +152,10 @@ impl Root {
             if !path.starts_with("/usr") {
                 root.put(path, Item::Mount(path.clone()));
             }
+        }
+        if settings.root == RootSource::HostUsr && Knockouts::of(settings).has(Knockout::Etc) {
+            root.0.retain(|at, _| !at.starts_with("/etc"));
+            root.put("/etc", Item::Mount("/etc".into()));
         }
         Ok(root)
     }
@@ -353,6 +358,8 @@ mod tests {
             extra_ro_paths: Vec::new(),
             starts: Starts::Many,
             ca_bundle,
+            #[cfg(feature = "knockout")]
+            knockouts: Vec::new(),
         }
     }
 

@@ -38,6 +38,7 @@ pub(crate) struct Run {
     pub(crate) timeout: Duration,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) name: Option<String>,
+    pub(crate) stdin: Option<OwnedFd>,
 }
 
 pub(crate) fn settings(dir: &Path) -> DriverSettings {
@@ -50,6 +51,8 @@ pub(crate) fn settings(dir: &Path) -> DriverSettings {
         extra_ro_paths: Vec::new(),
         starts: Starts::Many,
         ca_bundle: None,
+        #[cfg(feature = "knockout")]
+        knockouts: Vec::new(),
     }
 }
 
@@ -75,7 +78,20 @@ impl Bed {
         self.dir.path().join("facility")
     }
 
+    /// A folder in the facility, as a run would make it.
+    pub(crate) fn make_dir(&self, name: &str) {
+        let (path, owner) = (self.facility().join(name), self.drivers.owner(Driver::Bwrap));
+        std::fs::create_dir(&path).unwrap();
+        std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).unwrap();
+    }
+
     pub(crate) async fn start(&self, run: Run) -> Result<(RunHandle, Reader, Reader), LaunchError> {
+        let (handle, [stdout, stderr]) = self.start_unread(run).await?;
+        Ok((handle, read(stdout), read(stderr)))
+    }
+
+    /// Starts a run whose outputs nobody reads yet.
+    pub(crate) async fn start_unread(&self, run: Run) -> Result<(RunHandle, [OwnedFd; 2]), LaunchError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (stdout, stderr) = (sys::pipe::pipe().unwrap(), sys::pipe::pipe().unwrap());
         let mut environment = Environment::default();
@@ -97,13 +113,13 @@ impl Bed {
             workspace: Workspace { host_dir: self.facility(), access: run.access },
             network,
             limits: run.limits,
-            stdin: None,
+            stdin: run.stdin,
             stdout: stdout.write,
             stderr: stderr.write,
             timeout: run.timeout,
         };
         let handle = self.drivers.start(self.drivers.arm(run.driver, prepared)?).await?;
-        Ok((handle, read(stdout.read), read(stderr.read)))
+        Ok((handle, [stdout.read, stderr.read]))
     }
 
     pub(crate) async fn run(&self, run: Run) -> Outcome {
@@ -142,6 +158,7 @@ impl Run {
             timeout: testkit::wait::patient(Duration::from_secs(30)),
             environment: Vec::new(),
             name: None,
+            stdin: None,
         }
     }
 
@@ -181,11 +198,16 @@ pub(crate) fn processes_with(text: &str) -> Vec<i32> {
 
 /// Waits for a condition, at most 10 s.
 pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    assert!(until_true(condition).await, "{what} did not come about");
+}
+
+/// Whether a condition comes about within 10 s.
+pub(crate) async fn until_true(condition: impl Fn() -> bool) -> bool {
     for _ in 0..1000 {
         if condition() {
-            return;
+            return true;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{what} did not come about");
+    false
 }

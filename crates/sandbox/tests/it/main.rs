@@ -4,6 +4,7 @@
 mod bed;
 mod confinement;
 mod endings;
+mod escape;
 mod everyday;
 mod host;
 mod limits;

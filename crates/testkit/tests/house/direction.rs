@@ -130,6 +130,30 @@ fn the_helper_inside_sandboxes_has_no_dependencies() {
     assert_eq!(linked_by(&metadata(), "guest"), Vec::<String>::new());
 }
 
+/// The feature by which tests leave layers of the sandbox out.
+const KNOCKOUT: &str = "knockout";
+
+#[test]
+fn no_crate_can_be_built_with_layers_of_the_sandbox_left_out() {
+    let metadata = metadata();
+    let sandbox = metadata.packages.iter().find(|package| package.name.as_str() == "sandbox").unwrap();
+    assert_eq!(sandbox.features.get(KNOCKOUT), Some(&Vec::new()), "the control: there is such a feature");
+    let mut complaints = Vec::new();
+    for package in &metadata.packages {
+        let by_feature = package.features.iter().flat_map(|(name, enables)| enables.iter().map(move |on| (name, on)));
+        complaints.extend(by_feature.filter(|(_, on)| on.contains(KNOCKOUT)).map(|(name, on)| format!("{name}: {on}")));
+        let by_dependency = package.dependencies.iter().filter(|dependency| dependency.name == "sandbox");
+        let named = by_dependency.filter(|dependency| dependency.features.iter().any(|on| on == KNOCKOUT));
+        complaints.extend(named.map(|_| format!("{} builds sandbox with {KNOCKOUT}", package.name)));
+    }
+    assert_none(&complaints);
+    // Nor by a switch of the house's own: only the report's script names it.
+    for file in ["Makefile", ".ci/run", "tools/test.sh", "tools/build-release.sh"] {
+        assert!(!text_of(file).contains("--all-features"), "{file}");
+        assert!(!text_of(file).contains(&format!("features {KNOCKOUT}")), "{file}");
+    }
+}
+
 #[test]
 fn every_crate_takes_the_lints_of_the_workspace() {
     let without = |(name, _): &(&str, &[&str])| {
