@@ -49,6 +49,7 @@ macro_rules! attacks {
 
 mod devices;
 mod doors;
+mod filters;
 mod kernel;
 mod keyrings;
 mod links;
@@ -81,6 +82,7 @@ pub(crate) const ALL: &[&[attack::Attack]] = &[
     keyrings::ATTACKS,
     kernel::ATTACKS,
     doors::ATTACKS,
+    filters::ATTACKS,
     sockets::ATTACKS,
     local::ATTACKS,
     terminals::ATTACKS,

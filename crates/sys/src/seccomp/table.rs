@@ -9,14 +9,24 @@ pub enum Answer {
     NotSupported,
     /// ENOSYS: callers fall back to the older call.
     NoSuchCall,
+    /// EINVAL: what a kernel without system-call filters says.
+    Invalid,
+    /// ENOPROTOOPT: what a kernel without the option of sockets says.
+    NoSuchOption,
 }
 
 impl Answer {
+    /// All of them.
+    pub(super) const ALL: [Self; 5] =
+        [Self::NotPermitted, Self::NotSupported, Self::NoSuchCall, Self::Invalid, Self::NoSuchOption];
+
     pub(super) fn errno(self) -> u32 {
         let errno = match self {
             Self::NotPermitted => libc::EPERM,
             Self::NotSupported => libc::EAFNOSUPPORT,
             Self::NoSuchCall => libc::ENOSYS,
+            Self::Invalid => libc::EINVAL,
+            Self::NoSuchOption => libc::ENOPROTOOPT,
         };
         errno.unsigned_abs()
     }
@@ -46,7 +56,7 @@ pub struct Rule {
     pub tests: &'static [Test],
 }
 
-use Answer::{NoSuchCall, NotPermitted, NotSupported};
+use Answer::{Invalid, NoSuchCall, NoSuchOption, NotPermitted, NotSupported};
 use Test::{Is, IsNot, Masked};
 
 /// Names libc's constant and keeps its name.
@@ -87,6 +97,18 @@ const AF_NETLINK: u64 = 16;
 const SOCKET_TYPE: u64 = 0xf;
 const SOCK_RAW: u64 = 3;
 const SOCK_PACKET: u64 = 10;
+
+/// linux/seccomp.h, linux/prctl.h.
+const SECCOMP_SET_MODE_FILTER: u64 = 1;
+const PR_SET_SECCOMP: u64 = 22;
+const SECCOMP_MODE_FILTER: u64 = 2;
+
+/// asm-generic/socket.h.
+const SOL_SOCKET: u64 = 1;
+const SO_ATTACH_FILTER: u64 = 26;
+const SO_ATTACH_BPF: u64 = 50;
+const SO_ATTACH_REUSEPORT_CBPF: u64 = 51;
+const SO_ATTACH_REUSEPORT_EBPF: u64 = 52;
 
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
@@ -150,6 +172,15 @@ const EVERYWHERE: &[Rule] = &[
     call!(SYS_delete_module, NotPermitted),
     call!(SYS_reboot, NotPermitted),
     call!(SYS_syslog, NotPermitted),
+    // Filters of one's own. Each is a program that the kernel compiles and keeps: thousands of them, a chain to a process
+    // or one to a socket, use up memory that no limit counts and lock a host's kernel up. What wants one (a browser's
+    // sandbox, sshd, man) copes with a kernel without.
+    call!(SYS_seccomp, Invalid, &[Is(0, SECCOMP_SET_MODE_FILTER)]),
+    call!(SYS_prctl, Invalid, &[Is(0, PR_SET_SECCOMP), Is(1, SECCOMP_MODE_FILTER)]),
+    call!(SYS_setsockopt, NoSuchOption, &[Is(1, SOL_SOCKET), Is(2, SO_ATTACH_FILTER)]),
+    call!(SYS_setsockopt, NoSuchOption, &[Is(1, SOL_SOCKET), Is(2, SO_ATTACH_BPF)]),
+    call!(SYS_setsockopt, NoSuchOption, &[Is(1, SOL_SOCKET), Is(2, SO_ATTACH_REUSEPORT_CBPF)]),
+    call!(SYS_setsockopt, NoSuchOption, &[Is(1, SOL_SOCKET), Is(2, SO_ATTACH_REUSEPORT_EBPF)]),
     // Large and often exploited: performance counters, page faults in user space, fanotify.
     call!(SYS_perf_event_open, NotPermitted),
     call!(SYS_userfaultfd, NotPermitted),

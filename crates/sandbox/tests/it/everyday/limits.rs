@@ -55,3 +55,25 @@ async fn there_is_no_way_to_more_rights_or_to_a_sandbox_within() {
     let outcome = Everyday::new().outcome(script).await;
     assert_eq!(outcome.stdout, said, "{}", outcome.stderr);
 }
+
+#[tokio::test]
+async fn filters_of_one_s_own_are_refused_as_by_a_kernel_without_them() {
+    require!(Bwrap, Venv);
+    let program = r#"
+import ctypes, os, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+allow = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))
+program = ctypes.create_string_buffer(struct.pack('HxxxxxxP', 1, ctypes.addressof(allow)))
+print(libc.prctl(22, 2, program, 0, 0), os.strerror(ctypes.get_errno()))
+server = socket.socket()
+try:
+    server.setsockopt(socket.SOL_SOCKET, 26, program.raw[:16])
+except OSError as error:
+    print(error.strerror)
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+print('other options', libc.prctl(15, b'named', 0, 0, 0), libc.prctl(21, 0, 0, 0, 0))"#;
+    let said = "-1 Invalid argument\nProtocol not available\nother options 0 2\n";
+    assert_eq!(Everyday::new().python(program).await, said);
+}
