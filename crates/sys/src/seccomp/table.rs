@@ -96,7 +96,10 @@ const AF_NETLINK: u64 = 16;
 /// The bits of socket(2)'s second argument that are the type; the others are flags.
 const SOCKET_TYPE: u64 = 0xf;
 const SOCK_RAW: u64 = 3;
+const SOCK_DCCP: u64 = 6;
 const SOCK_PACKET: u64 = 10;
+const IPPROTO_L2TP: u64 = 115;
+const IPPROTO_SCTP: u64 = 132;
 
 /// linux/seccomp.h, linux/prctl.h.
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
@@ -215,6 +218,15 @@ const EVERYWHERE: &[Rule] = &[
     call!(SYS_socket, NotSupported, &[Is(0, AF_INET), Masked(1, SOCKET_TYPE, SOCK_RAW)]),
     call!(SYS_socket, NotSupported, &[Is(0, AF_INET6), Masked(1, SOCKET_TYPE, SOCK_RAW)]),
     call!(SYS_socket, NotSupported, &[Is(0, AF_INET), Masked(1, SOCKET_TYPE, SOCK_PACKET)]),
+    // The kernel makes both sockets, and loads what that needs, before it finds that a family has no pairs; TIPC has some.
+    call!(SYS_socketpair, NotSupported, &[IsNot(0, AF_UNIX)]),
+    // Protocols of IP that tools do not speak and whose code is looked for, and loaded, by number.
+    call!(SYS_socket, NotSupported, &[Is(0, AF_INET), Masked(1, SOCKET_TYPE, SOCK_DCCP)]),
+    call!(SYS_socket, NotSupported, &[Is(0, AF_INET6), Masked(1, SOCKET_TYPE, SOCK_DCCP)]),
+    call!(SYS_socket, NotSupported, &[Is(0, AF_INET), Is(2, IPPROTO_SCTP)]),
+    call!(SYS_socket, NotSupported, &[Is(0, AF_INET6), Is(2, IPPROTO_SCTP)]),
+    call!(SYS_socket, NotSupported, &[Is(0, AF_INET), Is(2, IPPROTO_L2TP)]),
+    call!(SYS_socket, NotSupported, &[Is(0, AF_INET6), Is(2, IPPROTO_L2TP)]),
 ];
 
 #[cfg(target_arch = "x86_64")]

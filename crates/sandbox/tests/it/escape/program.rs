@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -36,6 +37,7 @@ pub(crate) fn compiled() -> PathBuf {
         .unwrap();
     compiler.stdin.take().unwrap().write_all(SOURCE.as_bytes()).unwrap();
     assert!(compiler.wait().unwrap().success(), "the attack program does not compile");
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).unwrap();
     fresh.persist(&program).unwrap();
     program
 }

@@ -30,8 +30,9 @@ const ORDINARY: u32 = 65_534;
 pub(crate) const OUTSIDE: &str = "192.0.2.77";
 const OUTSIDE_SIX: &str = "2001:db8::77";
 
-/// What root left in the facility: a device node for everybody, a setuid program, and one with file capabilities.
-const LEFT: [&str; 3] = ["node-for-all", "setuid", "capable"];
+/// What root left in the facility: the attack program, a device node for everybody, a setuid program, and one with file
+/// capabilities.
+const LEFT: [&str; 4] = ["attack", "node-for-all", "setuid", "capable"];
 
 /// The value of `security.capability` (linux/capability.h, revision 2) that gives CAP_NET_RAW, effective at once.
 const NET_RAW: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -159,7 +160,6 @@ impl Scene {
         for name in LEFT {
             std::fs::rename(self.planted.dir.join(name), facility.join(name)).unwrap();
         }
-        std::fs::copy(self.planted.dir.join("attack"), facility.join("attack")).unwrap();
         std::fs::write(facility.join("own"), "own\n").unwrap();
         mode(&facility.join("own"), 0o666);
         std::fs::write(facility.join("closed"), "of the daemon's user alone\n").unwrap();
@@ -241,8 +241,9 @@ impl Planted {
         rustix::thread::unshare(flags).unwrap();
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         mode(dir, 0o755);
-        std::fs::copy(program::compiled(), dir.join("attack")).unwrap();
-        mode(&dir.join("attack"), 0o755);
+        for name in ["attack", "attack-for-a-daemon"] {
+            link_or_copy(&program::compiled(), &dir.join(name));
+        }
         let uid = if setting.ordinary { ORDINARY } else { 0 };
         for place in ["/home", "/run", "/var/opt", "/etc/opt"] {
             mount("tmpfs", place, "tmpfs", MountFlags::NOSUID, c"mode=0755").unwrap();
@@ -277,8 +278,7 @@ impl Planted {
         }
         let capable = dir.join("capable");
         rustix::fs::setxattr(&capable, "security.capability", &NET_RAW, rustix::fs::XattrFlags::empty()).unwrap();
-        let own = std::env::current_exe().unwrap();
-        std::fs::hard_link(&own, dir.join("it")).or_else(|_| std::fs::copy(&own, dir.join("it")).map(drop)).unwrap();
+        link_or_copy(&std::env::current_exe().unwrap(), &dir.join("it"));
         chown(dir, Some(uid), Some(uid)).unwrap();
         if setting.rootfs {
             let place = dir.join("rootfs");
@@ -389,6 +389,12 @@ fn become_ordinary() {
     rustix::thread::set_thread_groups(&[]).unwrap();
     rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
     rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+}
+
+/// The same file where it can be: one that is being written is not executed (ETXTBSY), and while another thread starts a
+/// process, that one has the descriptor.
+fn link_or_copy(from: &Path, to: &Path) {
+    std::fs::hard_link(from, to).or_else(|_| std::fs::copy(from, to).map(drop)).unwrap();
 }
 
 /// A device node that everybody may use: zeroes without end, whatever its name.

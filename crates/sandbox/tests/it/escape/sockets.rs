@@ -14,6 +14,21 @@ attacks! { Sockets:
     netlink_to_the_firewall, [Seccomp],
         probe(&["socket", "16", "3", "12"], User).act(),
         "AF_NETLINK to the packet filter";
+    a_pair_of_vsock, [Seccomp],
+        probe(&["socketpair", "40", "1", "0"], User).act(),
+        "socketpair(2) in AF_VSOCK: the kernel makes the sockets before it finds that there are no pairs";
+    a_pair_of_netlink, [Seccomp],
+        probe(&["socketpair", "16", "3", "12"], User).act(),
+        "socketpair(2) in AF_NETLINK, to the packet filter";
+    sctp, [Seccomp],
+        probe(&["socket", "2", "5", "132"], User).act(),
+        "SCTP over IPv4, a protocol that the kernel loads when it is asked for";
+    l2tp_six, [Seccomp],
+        probe(&["socket", "10", "2", "115"], User).act(),
+        "L2TP over IPv6";
+    dccp, [Seccomp],
+        probe(&["socket", "2", "6", "0"], User).act(),
+        "DCCP over IPv4";
     packet, [Seccomp, Capabilities],
         probe(&["socket", "17", "3", "768"], Root).act(),
         "AF_PACKET: frames on the wire";

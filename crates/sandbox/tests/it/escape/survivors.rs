@@ -111,7 +111,7 @@ async fn the_daemon_that_is_killed() {
             settings.root = RootSource::Rootfs(rootfs);
         }
     });
-    std::fs::copy(dir.join("attack"), bed.facility().join("attack")).unwrap();
+    std::fs::copy(dir.join("attack-for-a-daemon"), bed.facility().join("attack")).unwrap();
     bed.run(lingering("deaf", true, "close", &token)).await;
 }
 

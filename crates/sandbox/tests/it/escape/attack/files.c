@@ -97,7 +97,7 @@ static int privileged(char **a);
 // Executes a program that somebody with more rights has left; it says what it was given.
 static int run_planted(char **a) {
     char *arguments[] = {a[0], "privileged", NULL};
-    execv(a[0], arguments);
+    for (int tries = 0; tries < 1000 && execv(a[0], arguments) < 0 && errno == ETXTBSY; tries++) usleep(1000);
     return held("executing: %s", strerror(errno));
 }
 
