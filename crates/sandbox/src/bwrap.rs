@@ -246,7 +246,16 @@ impl Bwrap {
             }
             Base::Folder { root, trees } => (root.as_path(), &trees[..], workspace, socket),
         };
-        let plan = Arguments { root, trees, masks: &self.masks, workspace, access, proxy_socket: socket, tmp_bytes, left_out: &self.left_out };
+        let plan = Arguments {
+            root,
+            trees,
+            masks: &self.masks,
+            workspace,
+            access,
+            proxy_socket: socket,
+            tmp_bytes,
+            left_out: &self.left_out,
+        };
         let strings = args::arguments(&plan).into_iter().map(|arg| CString::new(arg.into_vec()));
         strings.collect::<Result<_, _>>().map_err(|error| host("an argument of bwrap")(error.into()))
     }
