@@ -115,6 +115,22 @@ struct Level {
     listing: Dir,
     name: CString,
     listings: u32,
+    /// Something in it stays, so it stays, too, and is not gone through again.
+    stays: bool,
+}
+
+impl Level {
+    fn new(listing: Dir, name: CString) -> Self {
+        Self { listing, name, listings: LISTINGS, stays: false }
+    }
+}
+
+/// What became of an entry.
+enum Outcome {
+    Gone,
+    /// It is a directory, to be emptied first.
+    Enter(Level),
+    Stays,
 }
 
 /// Empties one directory, which itself stays.
@@ -148,25 +164,29 @@ impl Walk {
 
     /// Goes once through the whole tree, depth first.
     fn pass(&mut self, stop: &CancellationToken) -> io::Result<()> {
-        let mut stack =
-            vec![Level { listing: listing(self.root.as_fd())?, name: CString::default(), listings: LISTINGS }];
+        let mut stack = vec![Level::new(listing(self.root.as_fd())?, CString::default())];
         while let Some(top) = stack.last_mut() {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            match top.listing.read() {
-                Some(Ok(entry)) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+            let outcome = match top.listing.read() {
+                Some(Ok(entry)) if matches!(entry.file_name().to_bytes(), b"." | b"..") => continue,
                 Some(Ok(entry)) => {
                     let (name, deep) = (entry.file_name().to_owned(), stack.len() >= MAX_DEPTH);
-                    if let Some(inner) = self.entry(&stack, name, deep) {
-                        stack.push(inner);
-                    }
+                    self.entry(&stack, name, deep)
                 }
                 Some(Err(errno)) => return Err(errno.into()),
                 None => {
                     let Some(level) = stack.pop() else { break };
-                    if let Some(again) = self.leave(&stack, level) {
-                        stack.push(again);
+                    self.leave(&stack, level)
+                }
+            };
+            match outcome {
+                Outcome::Gone => {}
+                Outcome::Enter(level) => stack.push(level),
+                Outcome::Stays => {
+                    if let Some(parent) = stack.last_mut() {
+                        parent.stays = true;
                     }
                 }
             }
@@ -174,9 +194,10 @@ impl Walk {
         Ok(())
     }
 
-    /// Removes an entry of the topmost directory; gives it back where it is a directory to be emptied first.
-    fn entry(&mut self, stack: &[Level], name: CString, deep: bool) -> Option<Level> {
-        let parent = match stack.last()?.listing.fd() {
+    /// Removes an entry of the topmost directory.
+    fn entry(&mut self, stack: &[Level], name: CString, deep: bool) -> Outcome {
+        let Some(top) = stack.last() else { return Outcome::Gone };
+        let parent = match top.listing.fd() {
             Ok(parent) => parent,
             Err(errno) => return self.stays(name, errno),
         };
@@ -191,33 +212,40 @@ impl Walk {
             }
             Err(Errno::ISDIR | Errno::PERM) => {
                 match open_to_empty(parent, &name).and_then(|dir| listing(dir.as_fd())) {
-                    Ok(listing) => return Some(Level { listing, name, listings: LISTINGS }),
+                    Ok(listing) => return Outcome::Enter(Level::new(listing, name)),
+                    // No directory after all, but what may not be removed.
+                    Err(Errno::NOTDIR) => return self.stays(name, Errno::PERM),
                     Err(errno) => return self.stays(name, errno),
                 }
             }
             Err(errno) => return self.stays(name, errno),
         }
-        None
+        Outcome::Gone
     }
 
-    /// Removes a directory that was emptied; gives it back where entries are left that a listing may have missed.
-    fn leave(&mut self, stack: &[Level], level: Level) -> Option<Level> {
+    /// Removes a directory that was gone through; once more where entries are left that a listing may have missed.
+    fn leave(&mut self, stack: &[Level], mut level: Level) -> Outcome {
         // The root itself stays.
-        let parent = stack.last()?.listing.fd();
-        let Level { listing: mut again, name, listings } = level;
-        match parent.and_then(|parent| unlinkat(parent, &name, AtFlags::REMOVEDIR)) {
+        let Some(top) = stack.last() else { return Outcome::Gone };
+        if level.stays {
+            return Outcome::Stays;
+        }
+        match top.listing.fd().and_then(|parent| unlinkat(parent, &level.name, AtFlags::REMOVEDIR)) {
             Ok(()) => self.removed += 1,
             Err(Errno::NOENT) => {}
-            Err(Errno::NOTEMPTY | Errno::EXIST) if listings > 0 => {
-                again.rewind();
-                return Some(Level { listing: again, name, listings: listings - 1 });
+            Err(Errno::NOTEMPTY | Errno::EXIST) if level.listings > 0 => {
+                level.listing.rewind();
+                level.listings -= 1;
+                return Outcome::Enter(level);
             }
-            Err(errno) => return self.stays(name, errno),
+            Err(errno) => return self.stays(level.name, errno),
         }
-        None
+        Outcome::Gone
     }
 
     fn move_up(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+        // Its `..` changes with the move, so it must be one that its owner may write to.
+        drop(open_to_empty(parent, name)?);
         for _ in 0..NAMES {
             self.moved_up = self.moved_up.wrapping_add(1);
             match renameat_with(parent, name, &self.root, format!("deep.{}", self.moved_up), RenameFlags::NOREPLACE) {
@@ -232,10 +260,10 @@ impl Walk {
         Err(Errno::EXIST)
     }
 
-    fn stays(&mut self, name: CString, errno: Errno) -> Option<Level> {
+    fn stays(&mut self, name: CString, errno: Errno) -> Outcome {
         self.left += 1;
         self.first.get_or_insert_with(|| (name, errno.into()));
-        None
+        Outcome::Stays
     }
 }
 

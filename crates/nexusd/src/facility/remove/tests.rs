@@ -111,3 +111,25 @@ async fn a_tree_of_any_depth_goes_and_what_a_crash_left_too() {
     facilities.empty_removed(&CancellationToken::new()).unwrap();
     assert_eq!(names(dir.path()), ["./.nexus"]);
 }
+
+#[tokio::test]
+async fn what_cannot_be_removed_stays_alone_and_is_told() {
+    testkit::require!(Root);
+    let dir = tempfile::tempdir().unwrap();
+    let facilities = facilities(dir.path());
+    drop(facilities.occupy(&id("f"), SandboxProfile::Host).await.unwrap());
+    // Deep, so that going through each level once more would never end.
+    let deep = dir.path().join("f").join("d/".repeat(60));
+    fs::create_dir_all(deep.join("beside")).unwrap();
+    let file = fs::File::create(deep.join("file")).unwrap();
+    let flags = rustix::fs::ioctl_getflags(&file).expect("the tests' folder has inode flags, as ext4 does");
+    rustix::fs::ioctl_setflags(&file, flags | rustix::fs::IFlags::IMMUTABLE).unwrap();
+    assert_eq!(facilities.remove(&id("f")).unwrap(), Removal::Gone);
+    let left = facilities.empty_removed(&CancellationToken::new()).unwrap_err().to_string();
+    assert!(left.starts_with("1 entries") && left.contains("\"file\""), "{left}");
+    let there = dir.path().join(".nexus/removed/f.0").join("d/".repeat(60));
+    assert_eq!((there.join("file").exists(), there.join("beside").exists()), (true, false));
+    rustix::fs::ioctl_setflags(&file, flags).unwrap();
+    facilities.empty_removed(&CancellationToken::new()).unwrap();
+    assert_eq!(names(dir.path()), ["./.nexus"]);
+}
