@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use testkit::{Output as Stream, Process, WorkDir, require};
 
-use crate::bed::{SOON, nexusd};
+use crate::bed::{Bed, SOON, nexusd};
 
 fn run(args: &[&str]) -> Output {
     let dir = WorkDir::new();
@@ -237,6 +237,34 @@ fn two_runs_do_not_share_a_folder() {
     drop(first.take_stdin());
     assert!(first.wait(SOON).success());
     assert_eq!(texts(&run("echo ran").output().unwrap()), (Some(0), "ran\n".into(), String::new()));
+}
+
+/// The daemon's lock and its memory of who wrote there hold for whoever comes by the command line, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_s_facility_is_taken_as_the_daemon_takes_it() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    let facility = bed.dir.join("w/f");
+    let run = |profile: &str| {
+        let mut command = nexusd();
+        command.current_dir(bed.dir.join("w")).args(["run", "--profile", profile, "--facility", "f", "--", "ls -A"]);
+        // No configuration: the folder itself says whose it is.
+        texts(&command.output().unwrap())
+    };
+    let fields = |command: &str, profile: &str| serde_json::json!({ "facility": { "id": "f" }, "command": command, "sandbox_profile": profile });
+    let id = bed.queue(fields("echo up; until test -e go; do sleep 0.05; done", "host"));
+    bed.stub.log_contains(&id, conduits::LogStream::Stdout, "up", SOON).await;
+    let (code, stdout, stderr) = run("host");
+    assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert!(stderr.contains("facility f is in use by another process"), "{stderr}");
+    std::fs::write(facility.join("go"), "").unwrap();
+    assert_eq!(bed.ended(id).await.report.exit_code, Some(0));
+    assert_eq!(run("host").0, Some(0));
+    assert_eq!(run("untrusted").0, Some(0));
+    // An untrusted command was there: neither a directive nor a run of the host's follows it.
+    assert!(run("host").2.contains("less trusted"));
+    let ended = bed.run(fields("true", "host")).await;
+    assert!(ended.stderr.contains("less trusted"), "{}", ended.stderr);
 }
 
 #[test]
