@@ -25,6 +25,8 @@ pub mod mount;
 pub mod owner;
 pub mod pipe;
 #[cfg(target_os = "linux")]
+pub mod quota;
+#[cfg(target_os = "linux")]
 pub mod seccomp;
 #[cfg(target_os = "linux")]
 pub mod spawn;

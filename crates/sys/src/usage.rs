@@ -24,6 +24,15 @@ const MAX_LINKED: usize = 1_000_000;
 /// Bytes of a block as `st_blocks` counts them (stat(2)).
 const BLOCK: u64 = 512;
 
+/// What a file takes beyond its end. XFS sets space aside there for a file that grows, and gives it back later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeyondTheEnd {
+    /// It counts: whoever wants to can take any amount there (fallocate(2)).
+    Counts,
+    /// It does not: something else bounds it.
+    IsLeftOut,
+}
+
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
@@ -40,7 +49,7 @@ pub enum UsageError {
 ///
 /// # Errors
 /// [`UsageError`].
-pub fn beneath(dir: BorrowedFd<'_>) -> Result<u64, UsageError> {
+pub fn beneath(dir: BorrowedFd<'_>, beyond: BeyondTheEnd) -> Result<u64, UsageError> {
     let top = fstat(dir).map_err(io::Error::from)?;
     let mut bytes = blocks(top.st_blocks);
     let mut linked = HashSet::new();
@@ -75,7 +84,12 @@ pub fn beneath(dir: BorrowedFd<'_>) -> Result<u64, UsageError> {
         if !is_dir && stat.st_nlink > 1 && linked.len() < MAX_LINKED && !linked.insert(stat.st_ino) {
             continue;
         }
-        bytes = bytes.saturating_add(blocks(stat.st_blocks));
+        bytes = bytes.saturating_add(match beyond {
+            BeyondTheEnd::IsLeftOut if FileType::from_raw_mode(stat.st_mode).is_file() => {
+                blocks(stat.st_blocks).min(u64::try_from(stat.st_size).unwrap_or(0).next_multiple_of(PAGE))
+            }
+            _ => blocks(stat.st_blocks),
+        });
         if is_dir {
             if depth >= MAX_DEPTH {
                 return Err(UsageError::Unmeasurable("folders nested more than 256 deep"));
@@ -109,6 +123,9 @@ pub fn held_unlinked(pids: &[i32], device: u64) -> u64 {
     bytes
 }
 
+/// Whatever a file's end is in is the file's.
+const PAGE: u64 = 4096;
+
 fn blocks(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0).saturating_mul(BLOCK)
 }
@@ -136,13 +153,18 @@ mod tests {
         fs::create_dir_all(tree.join("a/b")).unwrap();
         fs::write(root.path().join("outside"), vec![1; 4 << 20]).unwrap();
         let dir = Beneath::open(&tree).unwrap();
-        let empty = beneath(dir.fd()).unwrap();
+        let empty = beneath(dir.fd(), BeyondTheEnd::Counts).unwrap();
         fs::write(tree.join("a/b/file"), vec![1; 1 << 20]).unwrap();
         fs::hard_link(tree.join("a/b/file"), tree.join("again")).unwrap();
         symlink(root.path(), tree.join("up")).unwrap();
         File::create(tree.join("sparse")).unwrap().set_len(100 << 30).unwrap();
-        let added = beneath(dir.fd()).unwrap() - empty;
+        let added = beneath(dir.fd(), BeyondTheEnd::Counts).unwrap() - empty;
         assert!((MIB..MIB + 64 * 1024).contains(&added), "{added}");
+        let left_out = beneath(dir.fd(), BeyondTheEnd::IsLeftOut).unwrap();
+        let big = File::options().write(true).open(tree.join("a/b/file")).unwrap();
+        rustix::fs::fallocate(&big, rustix::fs::FallocateFlags::KEEP_SIZE, MIB, 3 * MIB).unwrap();
+        assert!(beneath(dir.fd(), BeyondTheEnd::Counts).unwrap() - empty >= 4 * MIB);
+        assert_eq!(beneath(dir.fd(), BeyondTheEnd::IsLeftOut).unwrap(), left_out);
     }
 
     #[test]
@@ -151,7 +173,7 @@ mod tests {
         let deep: std::path::PathBuf = std::iter::repeat_n("d", 300).collect();
         fs::create_dir_all(root.path().join(&deep)).unwrap();
         let dir = Beneath::open(root.path()).unwrap();
-        assert!(matches!(beneath(dir.fd()), Err(UsageError::Unmeasurable(_))));
+        assert!(matches!(beneath(dir.fd(), BeyondTheEnd::Counts), Err(UsageError::Unmeasurable(_))));
     }
 
     #[test]
