@@ -96,6 +96,7 @@ if [ "$(uname -s)" = Linux ]; then
     if [ "$purpose" = vm ]; then
         need_command qemu-system-x86_64 qemu-system-x86
         need_command mkfs.ext4 e2fsprogs
+        need_command mkfs.xfs xfsprogs
         need_command modinfo kmod
         need_command cpio cpio
         ldd "$(command -v busybox || echo /none)" 2>&1 | grep -q 'not a dynamic' || missing="$missing busybox-static"

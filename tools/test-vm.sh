@@ -25,7 +25,7 @@ programs='sh bash
     mktemp mv nohup nproc od printf pwd readlink realpath rm rmdir seq sha256sum sleep sort stat stty sync tail tee test
     timeout touch tr true truncate tty uname uniq wc yes
     awk find grep gzip hostname sed tar xargs
-    dmesg fallocate flock mkswap mount nsenter prlimit setpriv setsid swapoff swapon umount unshare
+    dmesg fallocate flock mkfs.ext4 mkfs.xfs mkswap mount nsenter prlimit setpriv setsid swapoff swapon umount unshare
     free pgrep pkill ps sysctl
     bwrap git ip ldconfig python3 socat'
 

@@ -1,11 +1,11 @@
 #!/bin/sh
-# The initramfs of the machine in the machine: loads the modules that its disk needs, and goes over to /init there. The
-# disk's root is a mount of its own then, which sandboxes can pivot away from; the initramfs is none.
+# The initramfs of the machine in the machine: loads the modules that its disk and the tests need, and goes over to /init
+# there. The disk's root is a mount of its own then, which sandboxes can pivot away from; the initramfs is none.
 #
 #   tools/vm/initramfs.sh MODULE-TREE OUTPUT
 set -eu
 tree=$1 output=$2
-wanted='virtio_pci virtio_blk'
+wanted='virtio_pci virtio_blk loop quota_v2 xfs'
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -37,7 +37,7 @@ pub mod stop;
 mod summary;
 
 use admit::Admitted;
-use disk::{Breach, DiskWatch};
+use disk::DiskGuard;
 use ended::Ended;
 use network::Network;
 use report::{Begun, Reporter};
@@ -170,7 +170,7 @@ async fn run(
         }
     }
     let before = collect::snapshot_before(engine, &order.id, admitted, occupied, stop).await;
-    let disk = match DiskWatch::begin(engine, admitted, occupied).await {
+    let disk = match DiskGuard::begin(engine, admitted, occupied).await {
         Ok(disk) => disk,
         Err(why) if begun.is_some() => return failed(logs, "engine", &why).await,
         Err(why) => return refuse(reporter, logs, stop, "engine", &why).await,
@@ -182,7 +182,7 @@ async fn run(
         Err(error) => return refuse(reporter, logs, stop, "engine", error.as_ref()).await,
     };
     debug!(after_ms = millis(order.received.elapsed()), "armed");
-    let summary = summary::of_armed(engine, admitted, armed.layers());
+    let summary = summary::of_armed(engine, admitted, armed.layers(), disk.kept_by());
     let started = async {
         match begun {
             Some(begun) => begun,
@@ -215,6 +215,8 @@ async fn run(
         return failed(logs, "engine", &error).await;
     }
     let (exit, breach) = wait(handle, &disk, logs, stop).await;
+    // What is collected from here on is not the command's.
+    drop(disk);
     debug!(after_ms = millis(order.received.elapsed()), "command ended");
     times.run = exit.usage.wall;
     explain(logs, admitted, &exit, breach.as_deref()).await;
@@ -232,28 +234,32 @@ async fn run(
 }
 
 /// Waits for the command's end, and brings it about when the disk does not allow it to go on; the text then says why.
-async fn wait(mut handle: RunHandle, disk: &DiskWatch, logs: &Logs, stop: &StopSwitch) -> (Exit, Option<String>) {
+async fn wait(mut handle: RunHandle, disk: &DiskGuard, logs: &Logs, stop: &StopSwitch) -> (Exit, Option<String>) {
     let census = handle.census();
     let mut ended = std::pin::pin!(handle.wait(stop.watch()));
-    let breach = tokio::select! {
+    let (breach, its_own) = tokio::select! {
         biased;
-        exit = &mut ended => return after_the_end(exit, disk.last_look().await),
-        breach = disk.breach(census) => breach.to_string(),
-        trouble = logs.trouble() => format!("ended: {trouble}"),
+        exit = &mut ended => return match disk.last_look().await {
+            Some(breach) => (too_far(exit), Some(breach.to_string())),
+            None => (exit, None),
+        },
+        breach = disk.breach(census) => (breach.to_string(), breach.is_its_own()),
+        trouble = logs.trouble() => (format!("ended: {trouble}"), false),
     };
     stop.stop(StopReason::DiskFull);
-    (ended.await, Some(breach))
+    let exit = ended.await;
+    (if its_own { too_far(exit) } else { exit }, Some(breach))
 }
 
-/// A command that ended by itself, and had taken more than it may by then.
-fn after_the_end(exit: Exit, breach: Option<Breach>) -> (Exit, Option<String>) {
-    match breach {
-        Some(breach) if matches!(exit.ended, EndedBy::Exited | EndedBy::Signal(_)) => {
+/// A command that took more than it may is no success, nor a failure of its own, also when it ended before it was stopped.
+fn too_far(exit: Exit) -> Exit {
+    match exit.ended {
+        EndedBy::Exited | EndedBy::Signal(_) => {
             let ended = EndedBy::Stopped(StopReason::DiskFull);
             let code = sandbox::exit_code(&ended, Some(exit.code));
-            (Exit { ended, code, ..exit }, Some(breach.to_string()))
+            Exit { ended, code, ..exit }
         }
-        _ => (exit, None),
+        _ => exit,
     }
 }
 

@@ -48,7 +48,8 @@ pub struct Occupied {
     pub empty: bool,
     /// Whose it is.
     pub owner: Owner,
-    _held: Option<(sys::lock::LockFile, OwnedMutexGuard<()>)>,
+    /// Facilities are held, folders of the user's own are not.
+    held: Option<(sys::lock::LockFile, OwnedMutexGuard<()>)>,
 }
 
 /// Why a facility cannot be used.
@@ -105,7 +106,12 @@ impl Occupied {
     pub fn folder(path: &Path) -> io::Result<Self> {
         let meta = fs::metadata(path)?;
         let owner = Owner { uid: meta.uid(), gid: meta.gid() };
-        Ok(Self { path: path.to_owned(), empty: is_empty(path)?, owner, _held: None })
+        Ok(Self { path: path.to_owned(), empty: is_empty(path)?, owner, held: None })
+    }
+
+    /// Whether it is a facility beneath `work_dir`, not a folder of the user's own.
+    pub fn is_facility(&self) -> bool {
+        self.held.is_some()
     }
 
     /// The folder itself, for work beneath it by descriptor.
@@ -152,7 +158,7 @@ impl Facilities {
             hand_over_folder(&path, owner.uid, owner.gid).map_err(fail("cannot hand over", &path))?;
         }
         let empty = is_empty(&path).map_err(fail("cannot list", &path))?;
-        Ok(Occupied { path, empty, owner, _held: Some((file, turn)) })
+        Ok(Occupied { path, empty, owner, held: Some((file, turn)) })
     }
 
     /// The queue of one facility: runs wait here in the order in which they asked.

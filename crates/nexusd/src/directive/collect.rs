@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admit::Admitted;
 use super::artifacts::{self, Patience};
-use super::disk::DiskWatch;
+use super::disk::DiskGuard;
 use super::git::{self, Kept, Step, StepEnd};
 use super::stop::StopSwitch;
 use crate::engine::Engine;
@@ -107,7 +107,7 @@ async fn before(
     occupied: &Occupied,
     stop: &StopSwitch,
 ) -> Result<Snapshot, String> {
-    let disk = DiskWatch::begin(engine, admitted, occupied).await?;
+    let disk = DiskGuard::begin(engine, admitted, occupied).await?;
     let step = Step { name: "snapshot", disk: Some(&disk), ..look(admitted, occupied) };
     let end = git::run(engine, id, step, stop.watch()).await.map_err(|error| error.to_string())?;
     Ok(read(&end)?.0)

@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-use super::disk::DiskWatch;
+use super::disk::DiskGuard;
 use super::stop::StopSwitch;
 use crate::engine::Engine;
 
@@ -40,7 +40,7 @@ pub struct Step<'a> {
     /// Whether it may be written to.
     pub access: WorkspaceAccess,
     /// What the step may add to the disk, where that is watched.
-    pub disk: Option<&'a DiskWatch>,
+    pub disk: Option<&'a DiskGuard>,
     /// The way to the network.
     pub network: NetworkPath,
     /// What it may use: what the directive may, for what is in the repository runs on its account.

@@ -14,7 +14,7 @@ use conduits::{DirectiveId, LogStream, RepoUrl};
 use sandbox::WorkspaceAccess;
 
 use super::admit::Admitted;
-use super::disk::DiskWatch;
+use super::disk::DiskGuard;
 use super::git::{self, Step, StepError};
 use super::network::{Network, NetworkError};
 use super::stop::StopSwitch;
@@ -121,7 +121,7 @@ async fn clone(
     logs: &Logs,
     stop: &StopSwitch,
 ) -> Result<(), PrepareError> {
-    let disk = DiskWatch::of(engine, admitted, staging).await.map_err(PrepareError::Disk)?;
+    let disk = DiskGuard::of(engine, admitted, staging).await.map_err(PrepareError::Disk)?;
     let (network, path) = Network::open_in_bwrap(engine, id, admitted, logs)?;
     let step = Step {
         name: "prepare",

@@ -21,8 +21,16 @@ pub(super) fn before_launch(engine: &Engine, admitted: &Admitted) -> StartedRequ
 }
 
 /// A sandbox that stands, whose command waits.
-pub(super) fn of_armed(engine: &Engine, admitted: &Admitted, layers: &Layers) -> StartedRequest {
+pub(super) fn of_armed(
+    engine: &Engine,
+    admitted: &Admitted,
+    layers: &Layers,
+    disk_kept_by: Option<&'static str>,
+) -> StartedRequest {
     let mut summary = asked(admitted);
+    if let Some(kept_by) = disk_kept_by {
+        summary.insert("disk".into(), kept_by.into());
+    }
     summary.insert("layers".into(), layers_value(layers));
     let mut request = started(summary);
     request.sandbox_version = engine.driver_version(admitted.driver);

@@ -4,5 +4,6 @@
 mod delegation;
 mod machine;
 mod memory;
+mod quota;
 mod root;
 mod userns;

@@ -1,0 +1,117 @@
+//! The fence: a project quota of the file system around one facility.
+//!
+//! Each facility that ever had one is a project of its own, and stays it: its number stands on the facility's folder
+//! and on whatever is in it, so it is neither kept elsewhere nor shared. The limit is there while a directive runs,
+//! and taken back when the fence is dropped. One that a killed daemon left is taken back before the next directive.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sys::quota::{self, Taken};
+use tracing::{debug, warn};
+
+use super::choice::{self, Choice, FIRST_PROJECT, Facts, PROJECTS};
+
+/// Room beyond what is allowed. Who goes too far comes to a stop in it, and can so be told from who has just taken all of it.
+/// XFS refuses up to 4 MiB of a write at once (1024 pages), so what stands at the stop may be that much less than the limit.
+const ROOM: u64 = 8 << 20;
+
+/// A limit that nothing reaches: it says that a number is taken, before the first file says so.
+const CLAIMED: u64 = 1 << 60;
+
+/// How many numbers are looked at for a free one.
+const TRIES: u32 = 64;
+
+/// One number at a time is chosen: between the look that finds it free and the claim nobody else may.
+static CHOOSING: Mutex<()> = Mutex::new(());
+
+/// The fence around a facility while its directive runs.
+#[derive(Debug)]
+pub(super) struct Fenced {
+    facility: Arc<OwnedFd>,
+    project: u32,
+    before: u64,
+}
+
+/// Puts the fence up, or says why the facility has to be watched instead. A facility's first fence walks over all its files.
+pub(super) async fn raise(facility: Arc<OwnedFd>, persistent: bool, uid: u32, allowed: u64) -> Result<Fenced, String> {
+    let raise = move || {
+        let facts = facts(facility.as_fd(), persistent, uid);
+        let (project, new) = match choice::choose(&facts) {
+            Choice::Watch(why) => return Err(why),
+            Choice::Fence { project } => (project, false),
+            Choice::NewFence => (claim(facility.as_fd(), rand::random())?, true),
+        };
+        let mut fence = Fenced { facility, project, before: 0 };
+        if new {
+            let assigned = quota::assign(fence.facility.as_fd(), project);
+            assigned.map_err(|error| format!("its files could not be made a project: {error}"))?;
+        }
+        let on = fence.facility.as_fd();
+        fence.before = quota::taken(on, project).map_err(|error| error.to_string())?.bytes;
+        quota::set_limit(on, project, Some(fence.before + allowed + ROOM)).map_err(|error| error.to_string())?;
+        Ok(fence)
+    };
+    tokio::task::spawn_blocking(raise).await.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+/// Takes back a limit that a killed daemon left on the facility's project.
+pub(super) fn take_leftover_back(facility: BorrowedFd<'_>) {
+    let Some(project) = quota::project_of(facility).ok().filter(|project| choice::is_ours(*project)) else { return };
+    match quota::taken(facility, project) {
+        Ok(Taken { limit: Some(_), .. }) => take_back(facility, project),
+        Ok(_) => {}
+        // Nothing is enforced where nobody may look.
+        Err(error) => debug!(project, %error, "the facility's project quota cannot be read"),
+    }
+}
+
+fn take_back(on: BorrowedFd<'_>, project: u32) {
+    if let Err(error) = quota::set_limit(on, project, None) {
+        warn!(project, %error, "the limit of a project quota could not be taken back: the next directive there tries again");
+    }
+}
+
+fn facts(facility: BorrowedFd<'_>, persistent: bool, uid: u32) -> Facts {
+    Facts {
+        persistent,
+        as_root: uid == 0,
+        by_root: sys::user::effective_uid() == 0,
+        enforced: quota::enforced(facility).map_err(|error| error.to_string()),
+        project: quota::project_of(facility).map_err(|error| error.to_string()),
+    }
+}
+
+/// Finds a number that nobody uses, from a random one on (other daemons on the same file system do not know of each other),
+/// and claims it.
+fn claim(on: BorrowedFd<'_>, random: u32) -> Result<u32, String> {
+    let _one_at_a_time = CHOOSING.lock().unwrap_or_else(PoisonError::into_inner);
+    for offset in 0..TRIES {
+        let project = FIRST_PROJECT + random.wrapping_add(offset) % PROJECTS;
+        let taken = quota::taken(on, project).map_err(|error| error.to_string())?;
+        if taken == (Taken { bytes: 0, inodes: 0, limit: None }) {
+            quota::set_limit(on, project, Some(CLAIMED)).map_err(|error| error.to_string())?;
+            return Ok(project);
+        }
+    }
+    Err(format!("{TRIES} project numbers are all taken"))
+}
+
+impl Fenced {
+    /// Whether [`Fenced::added`] is what the directive has added. Where it is not, the fence bounds it all the same.
+    pub(super) fn tells_exactly(&self) -> bool {
+        quota::tells_exactly(self.facility.as_fd()).unwrap_or(false)
+    }
+
+    /// Bytes that the facility takes more than before. A file without a name counts as long as it is held.
+    pub(super) fn added(&self) -> Result<u64, String> {
+        let taken = quota::taken(self.facility.as_fd(), self.project).map_err(|error| error.to_string())?;
+        Ok(taken.bytes.saturating_sub(self.before))
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        take_back(self.facility.as_fd(), self.project);
+    }
+}
