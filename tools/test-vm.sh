@@ -38,6 +38,7 @@ mkdir -p "$target"
 target=$(cd "$target" && pwd)
 work=$(mktemp -d "$target/vm-XXXXXX")
 trap 'rm -rf "$work"' EXIT
+trap 'exit 143' HUP INT TERM # an end by a signal is an end, too
 
 say 'compiling the tests, as make test does'
 cargo test --workspace --no-run --message-format json-render-diagnostics >"$work/artifacts"

@@ -14,6 +14,7 @@ shift
 kernel=$("$here/kernel.sh") || exit 125
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 143' HUP INT TERM # an end by a signal is an end, too
 
 count=$#
 for disk in "$@"; do
