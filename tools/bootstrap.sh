@@ -2,7 +2,7 @@
 # Installs what is missing on this machine, and nothing else. Every make target calls it; with nothing missing it takes
 # a few milliseconds and prints nothing.
 #
-#   tools/bootstrap.sh build    what compiling needs: a C compiler, libc's headers and archive, git, Rust
+#   tools/bootstrap.sh build    what compiling needs: a C compiler, libc's headers, git, Rust; and libc's archive, for static binaries
 #   tools/bootstrap.sh check    the same, and clippy and rustfmt
 #   tools/bootstrap.sh run      the same as build, and what sandboxes need: bubblewrap, socat, user namespaces
 #   tools/bootstrap.sh test     the same as run, and the tools that the compatibility tests use inside a sandbox: Node,
@@ -65,8 +65,9 @@ if [ "$(uname -s)" = Linux ]; then
     need_command gcc gcc
     need_command make make
     need_command git git
-    # the helper that runs inside every sandbox is linked statically
-    need_file '/usr/lib/*/libc.a /usr/lib/libc.a /usr/lib64/libc.a' libc6-dev
+    need_file '/usr/include/stdio.h /usr/include/*/stdio.h' libc6-dev
+    # what is released is linked statically
+    [ "$purpose" != build ] || need_file '/usr/lib/*/libc.a /usr/lib/libc.a /usr/lib64/libc.a' libc6-dev
     need_file '/etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt' ca-certificates
     ! outdated || have rustup || need_command curl curl
     if [ "$purpose" = run ] || [ "$purpose" = test ]; then

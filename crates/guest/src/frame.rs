@@ -16,6 +16,11 @@
 //! Promises: a frame is bounded before a byte of it is kept; anything that is not exactly a frame is an error and the
 //! stream is over; decoding what was encoded gives the same frame.
 
+use alloc::vec;
+use alloc::vec::Vec;
+use core::error::Error;
+use core::fmt::{Display, Formatter, Result as FormatResult};
+
 /// The version that both ends speak. They are built together, so there is one.
 pub const VERSION: u8 = 1;
 
@@ -157,8 +162,8 @@ pub enum FrameError {
     Payload(u8),
 }
 
-impl std::fmt::Display for FrameError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for FrameError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FormatResult {
         match self {
             Self::Version(version) => write!(f, "frame of version {version}, expected {VERSION}"),
             Self::Kind(kind) => write!(f, "frame of unknown kind {kind}"),
@@ -168,7 +173,7 @@ impl std::fmt::Display for FrameError {
     }
 }
 
-impl std::error::Error for FrameError {}
+impl Error for FrameError {}
 
 mod kind {
     pub(super) const PLAN: u8 = 1;

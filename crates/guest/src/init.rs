@@ -1,14 +1,25 @@
 //! The supervisor: sets up, waits for its release, runs the command, reports how it ended.
 
 pub(crate) mod bridge;
+pub(crate) mod clock;
 pub(crate) mod command;
 pub(crate) mod connect;
+pub(crate) mod errors;
+pub(crate) mod file;
 pub(crate) mod landlock;
+pub(crate) mod memory;
 pub(crate) mod os;
+pub(crate) mod relay;
+pub(crate) mod socket;
+pub(crate) mod sys;
 pub(crate) mod tree;
 
-use std::io::Write;
-use std::time::{Duration, Instant};
+use alloc::format;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use clock::Instant;
+use sys::{BestEffort, Errno};
 
 use crate::frame::{Decoder, Ended, Failed, Frame, How, MAX_TO_HELPER, Order, Plan, Step};
 
@@ -16,7 +27,10 @@ use crate::frame::{Decoder, Ended, Failed, Frame, How, MAX_TO_HELPER, Order, Pla
 const CONTROL: i32 = 3;
 pub(crate) const STDOUT: i32 = 4;
 pub(crate) const STDERR: i32 = 5;
-const FIRST_OTHER: u32 = 6;
+const FIRST_OTHER: i32 = 6;
+
+/// Most that is read of the control socket at once.
+const READ: usize = 16 * 1024;
 
 /// How long what a host command left behind may go on writing to its pipes.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -36,6 +50,8 @@ pub(crate) enum Mode {
 struct Supervisor {
     mode: Mode,
     decoder: Decoder,
+    /// Room for one read; its pages are touched as far as there is something to read.
+    room: Vec<u8>,
     plan: Option<Plan>,
     /// The command's process, once it runs.
     command: Option<i32>,
@@ -58,18 +74,19 @@ pub(crate) fn supervise(mode: Mode) -> i32 {
         os::live_without_parent();
         os::adopt_orphans();
     }
-    os::close_from(FIRST_OTHER);
+    file::close_from(FIRST_OTHER);
     for fd in [CONTROL, STDOUT, STDERR] {
-        os::close_on_exec(fd);
+        file::close_on_exec(fd);
     }
     let Some(children) = os::watch_children() else { return 1 };
     let decoder = Decoder::new(MAX_TO_HELPER);
-    let mut supervisor = Supervisor { mode, decoder, plan: None, command: None, ended: None, socat: None };
+    let room = Vec::with_capacity(READ);
+    let mut supervisor = Supervisor { mode, decoder, room, plan: None, command: None, ended: None, socat: None };
     loop {
         let timeout = if supervisor.ended.is_some() { DRAIN_STEP } else { -1 };
-        let (heard, child) = os::poll_two(CONTROL, children, timeout);
+        let (heard, child) = socket::poll_two(CONTROL, children.0, timeout);
         if child {
-            os::drain(children);
+            os::drain(children.0);
             supervisor.reap();
         }
         if heard && !supervisor.hear() {
@@ -85,13 +102,10 @@ pub(crate) fn supervise(mode: Mode) -> i32 {
 impl Supervisor {
     /// Takes what the daemon says; `false` when it is gone or wants everything dead.
     fn hear(&mut self) -> bool {
-        let mut buffer = [0; 65_536];
-        let count = os::read(CONTROL, &mut buffer);
-        let Some(bytes) =
-            usize::try_from(count).ok().and_then(|count| buffer.get(..count)).filter(|bytes| !bytes.is_empty())
-        else {
+        let Ok(bytes) = file::read(CONTROL, self.room.spare_capacity_mut()) else { return false };
+        if bytes.is_empty() {
             return false;
-        };
+        }
         self.decoder.push(bytes);
         loop {
             match self.decoder.next_frame() {
@@ -101,7 +115,7 @@ impl Supervisor {
                     }
                 }
                 Ok(None) => return true,
-                Err(_) => return self.give_up(Step::Plan, 0),
+                Err(_) => return self.give_up(Step::Plan, Errno(0)),
             }
         }
     }
@@ -118,32 +132,32 @@ impl Supervisor {
                 true
             }
             Frame::Signal(Order::Kill) => false,
-            _ => self.give_up(Step::Plan, 0),
+            _ => self.give_up(Step::Plan, Errno(0)),
         }
     }
 
     fn set_up(&mut self, plan: Plan) -> bool {
         if !plan.cwd.is_empty()
-            && let Err(errno) = os::enter(&plan.cwd)
+            && let Err(error) = os::enter(&plan.cwd)
         {
-            return self.give_up(Step::EnterCwd, errno);
+            return self.give_up(Step::EnterCwd, error);
         }
         match bridge::set_up(&plan.bridge, CONTROL) {
             Ok(socat) => self.socat = socat,
-            Err((step, errno)) => return self.give_up(step, errno),
+            Err((step, error)) => return self.give_up(step, error),
         }
         self.plan = Some(plan);
         say(&Frame::Ready)
     }
 
     fn run(&mut self) -> bool {
-        let Some(plan) = &self.plan else { return self.give_up(Step::Plan, 0) };
+        let Some(plan) = &self.plan else { return self.give_up(Step::Plan, Errno(0)) };
         match command::start(plan) {
             Ok(pid) => {
                 self.command = Some(pid);
                 true
             }
-            Err(errno) => self.give_up(Step::Fork, errno),
+            Err(error) => self.give_up(Step::Fork, error),
         }
     }
 
@@ -179,18 +193,18 @@ impl Supervisor {
     }
 
     /// Reports what failed; the run is over.
-    fn give_up(&mut self, step: Step, errno: i32) -> bool {
-        say(&Frame::Failed(Failed { step, errno: u16::try_from(errno).unwrap_or(0) }));
+    fn give_up(&mut self, step: Step, error: Errno) -> bool {
+        say(&Frame::Failed(Failed { step, errno: u16::try_from(error.0).unwrap_or(0) }));
         false
     }
 }
 
 /// Sends a frame; `false` when the daemon is gone.
 fn say(frame: &Frame) -> bool {
-    os::send(CONTROL, &frame.encode(), None)
+    socket::send(CONTROL, &frame.encode(), None).is_ok()
 }
 
 /// A line on standard error. Nobody can be told when even that fails.
 pub(crate) fn complain(text: &str) {
-    drop(writeln!(std::io::stderr(), "{text}"));
+    file::write_all(2, format!("{text}\n").as_bytes()).best_effort();
 }

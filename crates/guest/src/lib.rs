@@ -4,7 +4,17 @@
 //! [`frame`] is what it says to the daemon and hears from it. The daemon trusts no byte that comes from it: the socket's
 //! other end lives beside hostile code.
 
+extern crate alloc;
+
 pub mod frame;
+
+// The helper's parts that can be looked at one by one. What it is as a whole, tests/it sees from outside.
+#[cfg(all(test, target_os = "linux"))]
+#[allow(unsafe_code, dead_code, reason = "they are the helper's, which main.rs puts together")]
+mod blocks;
+#[cfg(all(test, target_os = "linux"))]
+#[allow(unsafe_code, dead_code, reason = "they are the helper's, which main.rs puts together")]
+mod init;
 
 /// The helper's executable image for this target. Empty on systems without this kind of sandbox.
 pub const HELPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nexus-init"));

@@ -3,12 +3,13 @@
 //! The built-in bridge makes the socket and passes it to the daemon, whose proxy accepts on it: there is no relay to
 //! flood, and nothing of the daemon's to connect to. socat, where the configuration asks for it, listens instead.
 
-use std::ffi::CString;
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use alloc::ffi::CString;
+use alloc::format;
+use core::time::Duration;
 
-use super::{command, os};
+use super::clock::Instant;
+use super::sys::Errno;
+use super::{command, file, os, socket};
 use crate::frame::{Bridge, Frame, Step};
 
 /// The proxy's port, as `guest::PROXY_PORT` has it.
@@ -21,42 +22,42 @@ const SOCAT_TIMEOUT: Duration = Duration::from_secs(5);
 const SOCAT_STEP: i32 = 2;
 
 /// A listening socket in /proc/net/tcp: 127.0.0.1:9080, any peer, state 0A.
-const LISTENING: &str = "0100007F:2378 00000000:0000 0A";
+const LISTENING: &[u8] = b"0100007F:2378 00000000:0000 0A";
+
+/// Most of that table that is read. The network is new, so it is short.
+const MAX_TABLE: usize = 256 * 1024;
 
 /// Sets the bridge up; gives socat's pid where it is one.
-pub(crate) fn set_up(bridge: &Bridge, control: i32) -> Result<Option<i32>, (Step, i32)> {
+pub(crate) fn set_up(bridge: &Bridge, control: i32) -> Result<Option<i32>, (Step, Errno)> {
     match bridge {
         Bridge::None => Ok(None),
         Bridge::Builtin => {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))
-                .map_err(|error| (Step::Listen, error.raw_os_error().unwrap_or(0)))?;
-            if os::send(control, &Frame::Listener.encode(), Some(listener.as_raw_fd())) {
-                Ok(None)
-            } else {
-                Err((Step::PassListener, os::errno()))
-            }
+            let listener = socket::listen(PORT).map_err(|error| (Step::Listen, error))?;
+            let sent = socket::send(control, &Frame::Listener.encode(), Some(listener.0));
+            sent.map(|()| None).map_err(|error| (Step::PassListener, error))
         }
         Bridge::Socat { program, socket } => socat(program, socket).map(Some),
     }
 }
 
-fn socat(program: &[u8], socket: &[u8]) -> Result<i32, (Step, i32)> {
+fn socat(program: &[u8], path: &[u8]) -> Result<i32, (Step, Errno)> {
     let string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
     let listen = format!("TCP-LISTEN:{PORT},bind=127.0.0.1,fork,reuseaddr,max-children=256");
-    let connect = [b"UNIX-CONNECT:".as_slice(), socket].concat();
+    let connect = [b"UNIX-CONNECT:".as_slice(), path].concat();
     let argv = [string(program), string(listen.as_bytes()), string(&connect)];
-    let pid = command::start_program(&argv).map_err(|errno| (Step::StartSocat, errno))?;
+    let pid = command::start_program(&argv).map_err(|error| (Step::StartSocat, error))?;
     let begin = Instant::now();
     while begin.elapsed() < SOCAT_TIMEOUT {
-        if std::fs::read_to_string("/proc/net/tcp").is_ok_and(|table| table.contains(LISTENING)) {
+        let table = file::read_file(c"/proc/net/tcp", MAX_TABLE);
+        if table.is_ok_and(|table| table.windows(LISTENING.len()).any(|part| part == LISTENING)) {
             return Ok(pid);
         }
         if let Some((ended, _)) = os::wait_any()
             && ended == pid
         {
-            return Err((Step::StartSocat, 0));
+            return Err((Step::StartSocat, Errno(0)));
         }
-        os::poll_two(-1, -1, SOCAT_STEP);
+        socket::pause(SOCAT_STEP);
     }
-    Err((Step::AwaitSocat, 0))
+    Err((Step::AwaitSocat, Errno(0)))
 }

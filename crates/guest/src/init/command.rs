@@ -1,19 +1,21 @@
 //! Starting the command.
 
-use std::ffi::CString;
-use std::io;
+use alloc::borrow::ToOwned;
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 
-use super::{STDERR, STDOUT, complain, landlock, os};
+use super::sys::{BestEffort, Errno};
+use super::{STDERR, STDOUT, complain, file, landlock, os};
 use crate::frame::Plan;
-
-const ENOENT: i32 = 2;
 
 /// How much sooner than anything else the kernel kills the command when memory runs out: before the helper, and before
 /// the daemon.
-const OOM_SCORE: &str = "500";
+const OOM_SCORE: &[u8] = b"500";
 
 /// Starts `<shell> -c <script>` in a session of its own and gives its pid.
-pub(crate) fn start(plan: &Plan) -> Result<i32, i32> {
+pub(crate) fn start(plan: &Plan) -> Result<i32, Errno> {
     match os::fork_process()? {
         Some(pid) => Ok(pid),
         None => run(plan),
@@ -21,7 +23,7 @@ pub(crate) fn start(plan: &Plan) -> Result<i32, i32> {
 }
 
 /// Starts a program of the helper's own, without the command's outputs.
-pub(crate) fn start_program(argv: &[CString]) -> Result<i32, i32> {
+pub(crate) fn start_program(argv: &[CString]) -> Result<i32, Errno> {
     if let Some(pid) = os::fork_process()? {
         return Ok(pid);
     }
@@ -34,7 +36,7 @@ pub(crate) fn start_program(argv: &[CString]) -> Result<i32, i32> {
 fn run(plan: &Plan) -> ! {
     os::set_dumpable();
     // Best effort: a kernel without the file has no such score.
-    drop(std::fs::write("/proc/self/oom_score_adj", OOM_SCORE));
+    file::write_file(c"/proc/self/oom_score_adj", OOM_SCORE).best_effort();
     os::become_command(STDOUT, STDERR);
     landlock::restrict(&plan.writable);
     // Frames have no NUL bytes in texts, so every one is a string.
@@ -42,10 +44,8 @@ fn run(plan: &Plan) -> ! {
     let shell = string(&plan.shell);
     let argv = [shell.clone(), c"-c".to_owned(), string(&plan.script)];
     let env: Vec<CString> = plan.environment.iter().map(|variable| string(variable)).collect();
-    let errno = os::execute(&shell, &argv, &env);
-    let reason = io::Error::from_raw_os_error(errno).to_string();
-    let reason = reason.split(" (os error").next().unwrap_or_default();
-    complain(&format!("nexus: {}: {reason}", String::from_utf8_lossy(&plan.shell)));
+    let error = os::execute(&shell, &argv, &env);
+    complain(&format!("nexus: {}: {error}", String::from_utf8_lossy(&plan.shell)));
     // As shells do: 127 when there is no such program, 126 when it cannot be run.
-    os::exit(if errno == ENOENT { 127 } else { 126 })
+    os::exit(if error == Errno::ENOENT { 127 } else { 126 })
 }

@@ -1,18 +1,44 @@
 //! `connect HOST PORT`: ssh's ProxyCommand. Joins standard input and output to HOST:PORT through the proxy.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::{Display, Formatter};
 
 use super::bridge::PORT;
-use super::complain;
+use super::file::{self, Fd};
+use super::sys::Errno;
+use super::{complain, relay, socket};
 
 /// Longest answer head that is taken from the proxy.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Most of a refusal's text that is shown.
-const MAX_TEXT: u64 = 2048;
+const MAX_TEXT: usize = 2048;
 
-/// Runs until both directions are closed; the exit code.
+/// Why there is no connection.
+enum Failure {
+    System(Errno),
+    /// The proxy's answer, or that there is none.
+    Answer(String),
+}
+
+impl From<Errno> for Failure {
+    fn from(error: Errno) -> Self {
+        Self::System(error)
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::System(error) => write!(f, "{error} (os error {})", error.0),
+            Self::Answer(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Runs until the other end has closed; the exit code.
 pub(crate) fn run(host: &[u8], port: &[u8]) -> i32 {
     let plain = |bytes: &[u8]| !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_graphic());
     if !plain(host) || !plain(port) {
@@ -29,44 +55,31 @@ pub(crate) fn run(host: &[u8], port: &[u8]) -> i32 {
     }
 }
 
-fn join(target: &str) -> io::Result<()> {
-    let mut proxy = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))?;
-    proxy.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes())?;
-    let head = read_head(&mut proxy)?;
+fn join(target: &str) -> Result<(), Failure> {
+    let proxy = socket::connect(PORT)?;
+    socket::send(proxy.0, format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes(), None)?;
+    let mut answer = Vec::with_capacity(relay::ROOM);
+    let head = read_head(&proxy, &mut answer)?;
     let line = head.lines().next().unwrap_or_default();
     if line.split(' ').nth(1).is_none_or(|status| !status.starts_with('2')) {
-        let mut text = String::new();
-        drop(proxy.take(MAX_TEXT).read_to_string(&mut text));
-        return Err(io::Error::other(format!("{line}\n{}", text.trim())));
+        while answer.len() < MAX_TEXT && file::read_more(proxy.0, &mut answer).is_ok_and(|count| count > 0) {}
+        answer.truncate(MAX_TEXT);
+        return Err(Failure::Answer(format!("{line}\n{}", String::from_utf8_lossy(&answer).trim())));
     }
-    let upstream = proxy.try_clone()?;
-    std::thread::spawn(move || {
-        // The other side learns of the end of input by the half-closed connection, whatever the reason.
-        drop(copy(&mut io::stdin().lock(), &mut &upstream));
-        drop(upstream.shutdown(Shutdown::Write));
-    });
-    copy(&mut proxy, &mut io::stdout().lock())
+    relay::relay(&proxy, answer).map_err(Failure::System)
 }
 
-/// The answer up to the empty line, byte by byte: what follows belongs to the tunnel.
-fn read_head(proxy: &mut TcpStream) -> io::Result<String> {
-    let (mut head, mut byte) = (Vec::new(), [0]);
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() >= MAX_HEAD || proxy.read(&mut byte)? == 0 {
-            return Err(io::Error::other("the proxy gave no answer"));
-        }
-        head.extend(byte);
-    }
-    Ok(String::from_utf8_lossy(&head).into_owned())
-}
-
-/// Copies until the end, each piece as it comes.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; 32 * 1024];
+/// The answer up to the empty line. What came behind it belongs to the tunnel and stays in the buffer.
+fn read_head(proxy: &Fd, answer: &mut Vec<u8>) -> Result<String, Failure> {
     loop {
-        let count = from.read(&mut buffer)?;
-        let Some(piece) = buffer.get(..count).filter(|piece| !piece.is_empty()) else { return Ok(()) };
-        to.write_all(piece)?;
-        to.flush()?;
+        let end = answer.windows(4).take(MAX_HEAD).position(|part| part == b"\r\n\r\n").map(|at| at + 4);
+        if let Some(end) = end {
+            let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).into_owned();
+            answer.drain(..end);
+            return Ok(head);
+        }
+        if answer.len() >= MAX_HEAD || file::read_more(proxy.0, answer)? == 0 {
+            return Err(Failure::Answer(String::from("the proxy gave no answer")));
+        }
     }
 }

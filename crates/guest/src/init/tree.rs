@@ -4,17 +4,30 @@
 //! one. Each is signalled through a pidfd that was opened before it was looked at again, so a pid that was given to
 //! somebody else meanwhile is not hit.
 
-use std::collections::BTreeMap;
-use std::ffi::c_int;
-use std::time::{Duration, Instant};
+use alloc::collections::BTreeMap;
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::mem::MaybeUninit;
+use core::ops::ControlFlow;
+use core::str::from_utf8;
+use core::time::Duration;
 
-use super::os;
+use super::clock::Instant;
+use super::{file, os, socket};
 
 /// How long the descendants are hunted: a fork bomb may stay ahead, the cgroup's kill is what ends it.
 const HUNT: Duration = Duration::from_secs(5);
 
 /// Pause between two rounds of the hunt, in milliseconds.
 const ROUND: i32 = 2;
+
+/// Longest target of a link that is compared: longer ones are cut.
+const LONGEST_LINK: usize = 4096;
+
+/// Longer than /proc/<pid>/stat gets.
+const LONGEST_STAT: usize = 2048;
 
 /// A process in /proc: its parent, and when it began, which no two processes of one pid share.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,7 +38,7 @@ struct Entry {
 }
 
 /// Sends a signal to every descendant.
-pub(crate) fn signal_descendants(signal: c_int) {
+pub(crate) fn signal_descendants(signal: i32) {
     for (pid, entry) in descendants() {
         signal_one(pid, entry, signal);
     }
@@ -40,43 +53,60 @@ pub(crate) fn kill_descendants() {
             signal_one(pid, entry, os::SIGKILL);
         }
         while os::wait_any().is_some() {}
-        os::poll_two(-1, -1, ROUND);
+        socket::pause(ROUND);
     }
 }
 
 /// Whether a descendant has one of this process's pipes open.
-pub(crate) fn descendant_holds(fds: &[c_int]) -> bool {
+pub(crate) fn descendant_holds(fds: &[i32]) -> bool {
     if !os::has_children() {
         return false;
     }
-    let link = |path: String| std::fs::read_link(path).ok();
-    let own: Vec<_> = fds.iter().filter_map(|fd| link(format!("/proc/self/fd/{fd}"))).collect();
+    let mut buffer = [MaybeUninit::uninit(); LONGEST_LINK];
+    let own: Vec<Vec<u8>> = fds
+        .iter()
+        .filter_map(|fd| file::read_link(&path(format!("/proc/self/fd/{fd}")), &mut buffer).ok().map(<[u8]>::to_vec))
+        .collect();
     descendants().into_keys().any(|pid| {
-        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        open.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| own.contains(&target)))
+        let folder = format!("/proc/{pid}/fd");
+        let seen = file::each_name(&path(folder.clone()), |name| {
+            let link = path(format!("{folder}/{}", String::from_utf8_lossy(name)));
+            match file::read_link(&link, &mut buffer) {
+                Ok(target) if own.iter().any(|own| own == target) => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        seen.is_ok_and(|seen| seen.is_break())
     })
 }
 
-fn signal_one(pid: i32, entry: Entry, signal: c_int) {
-    // SAFETY: plain numbers and a null siginfo; the descriptor is ours and closed below.
-    unsafe {
-        let pidfd = os::syscall(os::SYS_PIDFD_OPEN, pid, 0);
-        if pidfd < 0 {
-            return;
-        }
-        if look_at(pid).is_some_and(|now| now.began == entry.began) {
-            os::syscall(os::SYS_PIDFD_SEND_SIGNAL, pidfd, signal, std::ptr::null::<u8>(), 0);
-        }
-        os::close_one(pidfd);
+/// What is made of numbers and names in /proc has no NUL.
+fn path(text: String) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
+fn signal_one(pid: i32, entry: Entry, signal: i32) {
+    let Ok(process) = os::open_process(pid) else { return };
+    if look_at(pid).is_some_and(|now| now.began == entry.began) {
+        os::signal_process(&process, signal);
     }
 }
 
 /// All processes below this one that have not ended.
 fn descendants() -> BTreeMap<i32, Entry> {
-    let Ok(listing) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
-    let pids = listing.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let all: BTreeMap<i32, Entry> = pids.filter_map(|pid| Some((pid, look_at(pid)?))).collect();
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let mut all: BTreeMap<i32, Entry> = BTreeMap::new();
+    let listed = file::each_name(c"/proc", |name| {
+        if let Some(pid) = number(name)
+            && let Some(entry) = look_at(pid)
+        {
+            all.insert(pid, entry);
+        }
+        ControlFlow::Continue(())
+    });
+    if listed.is_err() {
+        return BTreeMap::new();
+    }
+    let own = os::own_pid();
     let mut below: BTreeMap<i32, Entry> = BTreeMap::new();
     loop {
         let more: Vec<_> = all
@@ -94,13 +124,51 @@ fn descendants() -> BTreeMap<i32, Entry> {
     }
 }
 
-/// /proc/<pid>/stat: the name in brackets may hold anything, so the fields are counted from the last bracket (proc(5)).
 fn look_at(pid: i32) -> Option<Entry> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let text = String::from_utf8_lossy(&text);
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    let zombie = matches!(fields.next()?, "Z" | "X");
-    let parent = fields.next()?.parse().ok()?;
-    let began = fields.nth(17)?.parse().ok()?;
+    let mut buffer = [MaybeUninit::uninit(); LONGEST_STAT];
+    parse(file::read_start(&path(format!("/proc/{pid}/stat")), &mut buffer).ok()?)
+}
+
+/// /proc/<pid>/stat: the name in brackets may hold anything, so the fields are counted from the last bracket (proc(5)).
+fn parse(stat: &[u8]) -> Option<Entry> {
+    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = stat.get(end_of_name + 1..)?;
+    let mut fields = rest.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+    let zombie = matches!(fields.next()?, b"Z" | b"X");
+    let parent = number(fields.next()?)?;
+    let began = number(fields.nth(17)?)?;
     Some(Entry { parent, zombie, began })
+}
+
+fn number<N: core::str::FromStr>(text: &[u8]) -> Option<N> {
+    from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(parent: i32, zombie: bool, began: u64) -> Option<Entry> {
+        Some(Entry { parent, zombie, began })
+    }
+
+    #[test]
+    fn the_fields_are_those_after_the_name() {
+        let line = |name: &str, state: &str| {
+            format!("7 ({name}) {state} 42 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 123456 9 9 9\n")
+        };
+        let table = [
+            (line("sh", "S"), entry(42, false, 123_456)),
+            (line("a) R 1 (b", "Z"), entry(42, true, 123_456)),
+            (line("x\ny", "X"), entry(42, true, 123_456)),
+            (String::from("7 (sh) S 42 7"), None),
+            (String::from("7 sh S"), None),
+            (String::new(), None),
+        ];
+        for (stat, expected) in table {
+            assert!(parse(stat.as_bytes()) == expected, "{stat}");
+        }
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(look_at(own).is_some_and(|entry| !entry.zombie && entry.began > 0));
+    }
 }

@@ -87,6 +87,69 @@ async fn ssh_s_way_out_is_the_proxy() {
     }
 }
 
+/// What one direction of a tunnel carries in these tests: more than all buffers on its way together.
+const MEBIBYTE: usize = 1024 * 1024;
+
+/// Runs a script, whose first connection is answered on a thread that may block.
+async fn tunnel<T: Send + 'static>(
+    script: &str,
+    answer: impl FnOnce(std::net::TcpStream) -> T + Send + 'static,
+) -> (String, T) {
+    let bed = Bed::new();
+    let (sender, receiver) = oneshot::channel();
+    let network = Some(NetworkPath::Proxied(ProxyAttachment::Listener(sender)));
+    let (mut handle, stdout, stderr) = bed.start(Run { network, ..Run::sh(script) }).await.unwrap();
+    handle.ready().await.unwrap();
+    let listener = tokio::net::TcpListener::from_std(receiver.await.unwrap()).unwrap();
+    handle.release().unwrap();
+    let (connection, _) = listener.accept().await.unwrap();
+    let connection = connection.into_std().unwrap();
+    connection.set_nonblocking(false).unwrap();
+    let answered = tokio::task::spawn_blocking(move || answer(connection));
+    let (_keep, stop) = tokio::sync::watch::channel(None);
+    let exit = handle.wait(stop).await;
+    assert_eq!(exit.code, 0, "{}", text(stderr).await);
+    (text(stdout).await, answered.await.unwrap())
+}
+
+/// Takes the request and sends the head, in one piece with a mebibyte for the tunnel.
+fn accept_with_mebibyte(connection: &mut std::net::TcpStream) {
+    let (mut asked, mut byte) = (Vec::new(), [0]);
+    while !asked.ends_with(b"\r\n\r\n") {
+        connection.read_exact(&mut byte).unwrap();
+        asked.extend(byte);
+    }
+    let head = b"HTTP/1.1 200 OK\r\n\r\n";
+    connection.write_all(&[head.as_slice(), &vec![b'd'; MEBIBYTE]].concat()).unwrap();
+}
+
+#[tokio::test]
+async fn the_tunnel_s_directions_do_not_wait_for_each_other() {
+    let script = "head -c 1048576 /dev/zero | /.nexus/nexus-init connect host.example 22 | wc -c";
+    let (out, up) = tunnel(script, |mut connection| {
+        // Nothing is read until all is written; then what comes ends with the half-closed connection.
+        accept_with_mebibyte(&mut connection);
+        connection.read_to_end(&mut Vec::new()).unwrap()
+    })
+    .await;
+    assert_eq!((out.trim(), up), ("1048576", MEBIBYTE));
+}
+
+#[tokio::test]
+async fn the_tunnel_lasts_as_long_as_its_other_end() {
+    // Standard input never ends. The other end's half is closed after it has heard something.
+    let script =
+        "mkfifo f; exec 9<>f; head -c 1000 /dev/zero >&9; /.nexus/nexus-init connect host.example 22 <&9 | wc -c";
+    let (out, ()) = tunnel(script, |mut connection| {
+        accept_with_mebibyte(&mut connection);
+        connection.read_exact(&mut [0; 1000]).unwrap();
+        connection.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(connection.read_to_end(&mut Vec::new()).unwrap(), 0);
+    })
+    .await;
+    assert_eq!(out.trim(), "1048576");
+}
+
 #[tokio::test]
 async fn socat_can_be_the_bridge() {
     let bed = Bed::new();

@@ -1,0 +1,198 @@
+//! Sockets.
+
+use alloc::vec::Vec;
+use core::ptr::{null, null_mut};
+
+use super::clock::TimeSpec;
+use super::file::Fd;
+use super::sys::{BestEffort, Errno, call};
+
+const AF_INET: u16 = 2;
+const SOCK_STREAM_CLOEXEC: i32 = 1 | 0o2_000_000;
+const SOL_SOCKET: i32 = 1;
+const SO_REUSEADDR: i32 = 2;
+const SCM_RIGHTS: i32 = 1;
+const SHUT_WR: i32 = 1;
+const MSG_DONTWAIT: i32 = 0x40;
+const MSG_NOSIGNAL: i32 = 0x4000;
+const BACKLOG: i32 = 128;
+
+/// There is something to read, or the end of it.
+pub(crate) const POLLIN: i16 = 1;
+/// There is room to write.
+pub(crate) const POLLOUT: i16 = 4;
+
+/// struct pollfd. A negative descriptor is not looked at.
+#[repr(C)]
+pub(crate) struct Watched {
+    fd: i32,
+    events: i16,
+    seen: i16,
+}
+
+impl Watched {
+    /// A descriptor to look at, for these events; for none, it is left alone, even when it breaks.
+    pub(crate) fn new(fd: i32, events: i16) -> Self {
+        Self { fd: if events == 0 { -1 } else { fd }, events, seen: 0 }
+    }
+
+    /// Whether an event came: one that was asked for, or an error or an end, which show in the next call on it.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.seen != 0
+    }
+}
+
+/// struct sockaddr_in.
+#[repr(C)]
+struct Address {
+    family: u16,
+    port: [u8; 2],
+    host: [u8; 4],
+    padding: [u8; 8],
+}
+
+impl Address {
+    fn local(port: u16) -> Self {
+        Self { family: AF_INET, port: port.to_be_bytes(), host: [127, 0, 0, 1], padding: [0; 8] }
+    }
+}
+
+#[repr(C)]
+struct IoVec {
+    base: *const u8,
+    length: usize,
+}
+
+#[repr(C)]
+struct MessageHeader {
+    name: *mut u8,
+    name_length: u32,
+    parts: *const IoVec,
+    part_count: usize,
+    control: *const u8,
+    control_length: usize,
+    flags: i32,
+}
+
+/// One control message with one descriptor: struct cmsghdr, its data, its padding (cmsg(3)).
+#[repr(C)]
+struct PassedDescriptor {
+    length: usize,
+    level: i32,
+    kind: i32,
+    fd: i32,
+    padding: i32,
+}
+
+/// Waits until one of the descriptors has something (or is closed), at most `timeout` milliseconds; -1 is for ever.
+pub(crate) fn poll(watched: &mut [Watched], timeout: i32) {
+    let mut time = TimeSpec { seconds: i64::from(timeout / 1000), nanos: i64::from(timeout % 1000) * 1_000_000 };
+    let time = if timeout < 0 { null_mut() } else { &raw mut time };
+    // SAFETY: the list is as long as said; a null mask of signals leaves them as they are.
+    unsafe { call!(PPOLL, watched.as_mut_ptr(), watched.len(), time, null::<u64>(), 0_usize) }.best_effort();
+}
+
+/// [`poll`] for two descriptors that are read.
+pub(crate) fn poll_two(first: i32, second: i32, timeout: i32) -> (bool, bool) {
+    let mut watched = [Watched::new(first, POLLIN), Watched::new(second, POLLIN)];
+    poll(&mut watched, timeout);
+    let [first, second] = watched;
+    (first.is_ready(), second.is_ready())
+}
+
+/// Lets that many milliseconds pass.
+pub(crate) fn pause(milliseconds: i32) {
+    poll(&mut [], milliseconds);
+}
+
+fn stream() -> Result<Fd, Errno> {
+    // SAFETY: no memory is passed.
+    Fd::from_call(unsafe { call!(SOCKET, i32::from(AF_INET), SOCK_STREAM_CLOEXEC, 0) })
+}
+
+/// Listens on this port of 127.0.0.1.
+pub(crate) fn listen(port: u16) -> Result<Fd, Errno> {
+    let socket = stream()?;
+    let (yes, address) = (1_i32, Address::local(port));
+    // SAFETY: the option's value and the address live across the calls and are as large as said.
+    unsafe {
+        call!(SETSOCKOPT, socket.0, SOL_SOCKET, SO_REUSEADDR, &raw const yes, size_of::<i32>())?;
+        call!(BIND, socket.0, &raw const address, size_of::<Address>())?;
+        call!(LISTEN, socket.0, BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+/// Connects to this port of 127.0.0.1.
+pub(crate) fn connect(port: u16) -> Result<Fd, Errno> {
+    let (socket, address) = (stream()?, Address::local(port));
+    // SAFETY: the address lives across the call and is as large as said.
+    unsafe { call!(CONNECT, socket.0, &raw const address, size_of::<Address>()) }?;
+    Ok(socket)
+}
+
+/// Sends what the socket takes at once. Where nobody is at the other end any more, that is an error, no signal.
+pub(crate) fn send_some(socket: i32, bytes: &[u8]) -> Result<usize, Errno> {
+    send_with(socket, bytes, MSG_DONTWAIT | MSG_NOSIGNAL)
+}
+
+/// The same for a socket that is somebody else's: as in [`file::write`](super::file::write), the signal comes.
+pub(crate) fn write_some(socket: i32, bytes: &[u8]) -> Result<usize, Errno> {
+    send_with(socket, bytes, MSG_DONTWAIT)
+}
+
+fn send_with(socket: i32, bytes: &[u8], flags: i32) -> Result<usize, Errno> {
+    // SAFETY: the bytes are as many as said; no address is given.
+    unsafe { call!(SENDTO, socket, bytes.as_ptr(), bytes.len(), flags, null::<u8>(), 0_usize) }
+}
+
+/// Receives what is there into an empty buffer, at most as much as it has room for; 0 is the end.
+pub(crate) fn receive_some(socket: i32, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
+    buffer.clear();
+    let room = buffer.spare_capacity_mut();
+    // SAFETY: the buffer is as long as said; no address is asked for.
+    let count =
+        unsafe { call!(RECVFROM, socket, room.as_mut_ptr(), room.len(), MSG_DONTWAIT, null::<u8>(), null::<u8>()) }?;
+    // SAFETY: the kernel has written that many bytes.
+    unsafe { buffer.set_len(count) };
+    Ok(count)
+}
+
+/// Tells the other end that nothing more comes.
+pub(crate) fn end_sending(socket: i32) {
+    // SAFETY: no memory is passed.
+    unsafe { call!(SHUTDOWN, socket, SHUT_WR) }.best_effort();
+}
+
+/// Sends all bytes, the descriptor with the first of them.
+pub(crate) fn send(socket: i32, mut bytes: &[u8], mut fd: Option<i32>) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let part = IoVec { base: bytes.as_ptr(), length: bytes.len() };
+        let passed = PassedDescriptor {
+            length: size_of::<PassedDescriptor>() - size_of::<i32>(),
+            level: SOL_SOCKET,
+            kind: SCM_RIGHTS,
+            fd: fd.unwrap_or(-1),
+            padding: 0,
+        };
+        let message = MessageHeader {
+            name: null_mut(),
+            name_length: 0,
+            parts: &raw const part,
+            part_count: 1,
+            control: if fd.is_some() { (&raw const passed).cast() } else { null() },
+            control_length: if fd.is_some() { size_of::<PassedDescriptor>() } else { 0 },
+            flags: 0,
+        };
+        // SAFETY: the message, its one part and its control data live across the call and are as long as they say.
+        match unsafe { call!(SENDMSG, socket, &raw const message, MSG_NOSIGNAL) } {
+            Ok(count) => {
+                bytes = bytes.get(count..).unwrap_or_default();
+                fd = None;
+            }
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
