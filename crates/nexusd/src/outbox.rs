@@ -1,7 +1,7 @@
 //! Reports that must arrive: `started` and `finished`, durable before they are sent.
 //!
-//! Promises: a report is on disk (written to a temporary file, synced, renamed, the folder synced) before the first byte of
-//! it leaves; it stays there until the mothership acknowledges it or refuses it for good; what a crash or power cut left is
+//! Promises: a report is on disk (written over a slot and synced; or written to a temporary file, synced, renamed, the
+//! folder synced) before the first byte of it leaves; it stays there until the mothership acknowledges it or refuses it for good; what a crash or power cut left is
 //! sent again after the restart and goes on being sent through every outage. A damaged file is set aside as `<name>.corrupt`
 //! with an error that names it, and never stops the others.
 //!
@@ -9,6 +9,7 @@
 
 pub mod entry;
 mod lean;
+mod slots;
 mod store;
 
 use std::collections::BTreeMap;
@@ -210,7 +211,7 @@ async fn finish(
     let entry = Entry { directive_id: calls.id().clone(), token: calls.current_token(), report };
     let store = Arc::clone(store);
     // In the place of the larger one. Where the disk takes it no more, the larger one is what the next start begins with.
-    match tokio::task::spawn_blocking(move || store.put(&entry)).await {
+    match tokio::task::spawn_blocking(move || store.replace(&entry)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(directive_id = %calls.id(), %error, "the smaller report is not on disk"),
         Err(error) => tracing::warn!(directive_id = %calls.id(), %error, "the smaller report is not on disk"),

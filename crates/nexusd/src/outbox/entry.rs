@@ -98,6 +98,15 @@ impl Entry {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        Self::read(bytes, |content, expected| (content.len() == expected).then_some(content))
+    }
+
+    /// An entry that something else follows.
+    pub(super) fn decode_slot(bytes: &[u8]) -> Result<Self, EntryError> {
+        Self::read(bytes, |content, expected| content.get(..expected))
+    }
+
+    fn read(bytes: &[u8], whole: impl Fn(&[u8], usize) -> Option<&[u8]>) -> Result<Self, EntryError> {
         let end = bytes.iter().position(|b| *b == b'\n').ok_or(EntryError::Head)?;
         let (head, content) = (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default());
         let head = std::str::from_utf8(head).map_err(|_| EntryError::Head)?;
@@ -106,9 +115,9 @@ impl Entry {
             return Err(EntryError::Head);
         }
         let expected: usize = words.next().and_then(|word| word.parse().ok()).ok_or(EntryError::Head)?;
-        if content.len() != expected {
+        let Some(content) = whole(content, expected) else {
             return Err(EntryError::Length { expected, found: content.len() });
-        }
+        };
         if head != head_line(content) {
             return Err(EntryError::Checksum);
         }

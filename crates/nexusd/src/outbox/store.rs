@@ -1,4 +1,4 @@
-//! The outbox's folder: one file a report, each there whole or not at all.
+//! The outbox's folder: a slot or a file for each report, there whole or not at all.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -9,6 +9,7 @@ use conduits::DirectiveId;
 use rustix::fs::{Mode, OFlags};
 
 use super::entry::{Entry, ReportKind, file_name};
+use super::slots::Slots;
 
 /// Largest file that is read back: a diff of the default 1 MiB in base64 is far below.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -54,6 +55,7 @@ pub(super) struct Store {
     dir: PathBuf,
     /// Names are looked up and synced through it.
     fd: OwnedFd,
+    slots: Slots,
 }
 
 /// What opening the folder found.
@@ -72,20 +74,43 @@ impl Store {
         make_private_dir(&dir).map_err(io("cannot make the outbox"))?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&dir, flags, Mode::empty()).map_err(|e| io("cannot open the outbox")(e.into()))?;
-        let found = scan(&dir).map_err(io("cannot list the outbox"))?;
-        Ok((Self { dir, fd }, found))
+        let (slots, in_slots) = Slots::open(&dir.join(SLOTS_FILE)).map_err(io("cannot open the slots of"))?;
+        rustix::fs::fsync(&fd).map_err(|e| io("cannot sync")(e.into()))?;
+        let mut found = scan(&dir, in_slots.entries).map_err(io("cannot list the outbox"))?;
+        for (number, (bytes, why)) in in_slots.damaged.into_iter().enumerate() {
+            let aside = dir.join(format!("{SLOTS_FILE}-{number}.corrupt"));
+            fs::write(&aside, bytes).map_err(io("cannot set aside a slot of"))?;
+            say_damaged(&aside, &why.to_string());
+            found.set_aside.push(aside);
+        }
+        Ok((Self { dir, fd, slots }, found))
     }
 
     /// Durable when it returns.
     pub(super) fn put(&self, entry: &Entry) -> Result<(), OutboxError> {
+        let bytes = entry.encode()?;
+        let io =
+            |source| OutboxError::Io { what: "cannot write the report into", path: self.dir.join(SLOTS_FILE), source };
+        if self.slots.put((entry.directive_id.clone(), entry.report.kind()), &bytes).map_err(io)? {
+            return Ok(());
+        }
+        self.put_file(entry, &bytes)
+    }
+
+    /// Puts an entry in the place of an earlier one of the same directive and kind. Durable when it returns.
+    pub(super) fn replace(&self, entry: &Entry) -> Result<(), OutboxError> {
+        self.put_file(entry, &entry.encode()?)?;
+        self.vacate(&entry.directive_id, entry.report.kind()).map(drop)
+    }
+
+    fn put_file(&self, entry: &Entry, bytes: &[u8]) -> Result<(), OutboxError> {
         let name = entry.file_name();
         let temporary = format!("{name}.tmp");
         let io = |what| {
             let path = self.dir.join(&name);
             move |source: io::Error| OutboxError::Io { what, path, source }
         };
-        let bytes = entry.encode()?;
-        let written = self.write_synced(&temporary, &bytes);
+        let written = self.write_synced(&temporary, bytes);
         if let Err(source) = written {
             // What was written of it is of no use; the next start removes it if this fails too.
             rustix::fs::unlinkat(&self.fd, &temporary, rustix::fs::AtFlags::empty()).unwrap_or_default();
@@ -94,6 +119,15 @@ impl Store {
         rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name)
             .map_err(|e| io("cannot place the report")(e.into()))?;
         rustix::fs::fsync(&self.fd).map_err(|e| io("cannot sync the outbox for")(e.into()))
+    }
+
+    /// Empties the report's slot, where it has one.
+    fn vacate(&self, id: &DirectiveId, kind: ReportKind) -> Result<bool, OutboxError> {
+        self.slots.vacate(&(id.clone(), kind)).map_err(|source| OutboxError::Io {
+            what: "cannot empty a slot of",
+            path: self.dir.join(SLOTS_FILE),
+            source,
+        })
     }
 
     fn write_synced(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -107,6 +141,9 @@ impl Store {
 
     /// Gone when it returns, though perhaps back after a power cut: then it is sent again, which is harmless.
     pub(super) fn remove(&self, id: &DirectiveId, kind: ReportKind) -> Result<(), OutboxError> {
+        if self.vacate(id, kind)? {
+            return Ok(());
+        }
         let name = file_name(id, kind);
         match rustix::fs::unlinkat(&self.fd, &name, rustix::fs::AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -117,14 +154,19 @@ impl Store {
     }
 }
 
+/// The slots' file.
+const SLOTS_FILE: &str = "slots";
+
 /// The folder and those above it, the new ones for us alone: reports hold tokens.
 fn make_private_dir(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn scan(dir: &Path) -> io::Result<Found> {
-    let mut aged = Vec::new();
+/// What the files and the slots hold, oldest first.
+fn scan(dir: &Path, in_slots: Vec<Entry>) -> io::Result<Found> {
+    let slots_written = fs::metadata(dir.join(SLOTS_FILE))?.modified()?;
+    let mut aged: Vec<_> = in_slots.into_iter().map(|entry| (slots_written, entry)).collect();
     let mut found = Found::default();
     for item in fs::read_dir(dir)? {
         let item = item?;
@@ -176,10 +218,14 @@ fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
     name.push(".corrupt");
     let aside = PathBuf::from(name);
     fs::rename(path, &aside)?;
+    say_damaged(&aside, why);
+    Ok(aside)
+}
+
+fn say_damaged(aside: &Path, why: &str) {
     tracing::error!(
         file = %aside.display(),
         why,
         "a damaged report was set aside; the directive's outcome may not be known to the mothership"
     );
-    Ok(aside)
 }

@@ -17,9 +17,23 @@ fn finished(code: i32) -> Report {
     Report::Finished(Box::new(request))
 }
 
+/// The reports in slots, each without what is left of earlier ones: a new file's slots are zeros.
+fn in_slots(dir: &Path) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(dir.join("slots")).unwrap();
+    let taken = bytes.chunks(4096).filter(|slot| slot[0] != 0);
+    taken.map(|slot| slot[..=slot.iter().rposition(|byte| *byte != 0).unwrap()].to_vec()).collect()
+}
+
+/// The reports on disk, in slots or files, and the files that were set aside.
 fn files(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = entries.filter(|name| name != "slots").collect();
+    for slot in in_slots(dir) {
+        let end = slot.iter().position(|byte| *byte == b'\n').unwrap();
+        let entry: serde_json::Value = serde_json::from_slice(&slot[end..]).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        names.push(format!("{}.{}.report", text(&entry["directive_id"]), text(&entry["report"]["kind"])));
+    }
     names.sort();
     names
 }
@@ -152,7 +166,7 @@ async fn damaged_files_are_set_aside_by_name_and_stop_nobody() {
     let waiting = tokio::time::timeout(Duration::from_millis(200), running.outbox.deliver(&calls, finished(7))).await;
     assert!(waiting.is_err());
     drop(running);
-    let good = std::fs::read(home.path().join("d-1.finished.report")).unwrap();
+    let good = in_slots(home.path()).remove(0);
     std::fs::write(home.path().join("d-2.finished.report"), &good[..good.len() - 2]).unwrap();
     std::fs::write(home.path().join("d-3.finished.report"), &good).unwrap();
     std::fs::write(home.path().join("d-4.started.report"), "").unwrap();
@@ -176,9 +190,9 @@ async fn a_disk_that_takes_nothing_is_an_error_and_nothing_is_sent() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("outbox");
     let running = run(Outbox::open(dir.clone()).unwrap());
-    std::fs::remove_dir(&dir).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
     let error = running.outbox.deliver(&directive(&server), finished(1)).await.unwrap_err();
-    assert!(error.to_string().contains("d-1.finished.report"), "{error}");
+    assert!(error.to_string().contains("outbox/slots: somebody has removed it"), "{error}");
     assert!(server.seen().is_empty());
 }
 
