@@ -15,6 +15,7 @@ mod logs;
 mod other_servers;
 mod outbox;
 mod packaging;
+mod planted;
 mod preparing;
 mod removing;
 mod rootfs;
