@@ -1,11 +1,14 @@
 //! Lock files: one holder at a time, released by the kernel when the holder dies (flock(2)).
 
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
+
+/// What is looked at of a lock file: more than a pid and the end of the line.
+const MAX_LINE: u64 = 32;
 
 /// A lock that is held until this is dropped. The file stays: removing it would let two holders in.
 #[derive(Debug)]
@@ -26,9 +29,15 @@ impl LockFile {
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())?;
+        let (line, mut there) = (format!("{}\n", std::process::id()), Vec::new());
+        (&file).take(MAX_LINE).read_to_end(&mut there)?;
+        // Most locks were last held by the same process: cutting a file and writing it anew waits for the file system's
+        // journal.
+        if there != line.as_bytes() {
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(line.as_bytes())?;
+        }
         Ok(Some(Self { file }))
     }
 }
@@ -57,6 +66,12 @@ mod tests {
         drop(first);
         assert!(LockFile::try_acquire(&path).unwrap().is_some());
         drop(inherited);
+        // Another holder's pid, also one that is longer, gives way.
+        for other in ["4194303444\n", "", "1\n"] {
+            std::fs::write(&path, other).unwrap();
+            drop(LockFile::try_acquire(&path).unwrap().unwrap());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        }
         std::os::unix::fs::symlink("lock", dir.path().join("link")).unwrap();
         assert!(LockFile::try_acquire(&dir.path().join("link")).is_err());
     }
