@@ -1,31 +1,49 @@
 //! The host's own addresses and gateways, read from `/proc/net`, for [`OperatorRules::own_addresses`].
 //!
-//! Read anew for each directive: addresses come and go. Parsing is pure; a file that is absent
-//! (no IPv6, say) has no addresses, a line that cannot be read is skipped.
+//! Read anew for each directive: addresses come and go. Parsing is pure; a file of IPv6 that is absent has no addresses,
+//! a line that cannot be read is skipped.
 //!
 //! [`OperatorRules::own_addresses`]: crate::OperatorRules::own_addresses
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+
+/// Most hosts' files are shorter.
+const USUAL_BYTES: usize = 16 * 1024;
 
 /// Reads the addresses of all interfaces, and the gateways of all routes; `proc_net` is `/proc/net`.
 ///
 /// # Errors
-/// A file that is there cannot be read.
+/// A file cannot be read; one of IPv4 is there on every host.
 pub fn read(proc_net: &Path) -> io::Result<Vec<IpAddr>> {
-    let text = |name: &str| match std::fs::read_to_string(proc_net.join(name)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        other => other,
-    };
     let mut found = BTreeSet::new();
-    found.extend(local_v4(&text("fib_trie")?));
-    found.extend(local_v6(&text("if_inet6")?));
-    found.extend(gateways_v4(&text("route")?));
-    found.extend(gateways_v6(&text("ipv6_route")?));
+    found.extend(local_v4(&text(proc_net, "fib_trie", Absent::IsAnError)?));
+    found.extend(local_v6(&text(proc_net, "if_inet6", Absent::IsEmpty)?));
+    found.extend(gateways_v4(&text(proc_net, "route", Absent::IsAnError)?));
+    found.extend(gateways_v6(&text(proc_net, "ipv6_route", Absent::IsEmpty)?));
     found.retain(|address| !address.is_unspecified());
     Ok(found.into_iter().collect())
+}
+
+/// What a missing file means.
+#[derive(Clone, Copy)]
+enum Absent {
+    /// The host has no IPv6.
+    IsEmpty,
+    IsAnError,
+}
+
+fn text(proc_net: &Path, name: &str, absent: Absent) -> io::Result<String> {
+    // The kernel does not say how long such a file is: with room from the start it is read in one go.
+    let mut text = String::with_capacity(USUAL_BYTES);
+    match File::open(proc_net.join(name)).and_then(|mut file| file.read_to_string(&mut text)) {
+        Ok(_) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && matches!(absent, Absent::IsEmpty) => Ok(text),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", proc_net.join(name).display()))),
+    }
 }
 
 /// `fib_trie`: an address line is followed by a line `/32 host LOCAL`.
@@ -71,6 +89,20 @@ fn hex_v6(digits: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
+    /// A host without IPv6 has no addresses of that kind; one whose IPv4 cannot be read is not known.
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("fib_trie"), "{error}");
+        for name in ["fib_trie", "route"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(read(dir.path()).unwrap(), Vec::<IpAddr>::new());
+        std::fs::create_dir(dir.path().join("if_inet6")).unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("if_inet6"));
+    }
+
     #[test]
     fn each_file_is_read() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -93,6 +125,5 @@ mod tests {
     fn this_machine_has_loopback() {
         let own = read(Path::new("/proc/net")).unwrap();
         assert!(own.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{own:?}");
-        assert!(read(Path::new("/nonexistent")).unwrap().is_empty());
     }
 }

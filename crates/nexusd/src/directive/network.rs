@@ -35,6 +35,9 @@ pub enum NetworkError {
     /// The capability is more than the operator allows.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The host's own addresses are not known, and no directive may reach them.
+    #[error("cannot read the host's own addresses, which no directive may reach: {0}; nexusd needs /proc")]
+    OwnAddresses(std::io::Error),
     /// No socket for socat.
     #[error("cannot make the egress proxy's socket {path}: {source}; see bwrap.proxy_socket_dir", path = path.display())]
     Socket {
@@ -75,7 +78,8 @@ impl Network {
         admitted: &Admitted,
         logs: &Logs,
     ) -> Result<(Self, NetworkPath), NetworkError> {
-        let policy = EgressPolicy::compile(&admitted.spec.net, &engine.egress.rules(), tokio::time::Instant::now())?;
+        let rules = engine.egress.rules().map_err(NetworkError::OwnAddresses)?;
+        let policy = EgressPolicy::compile(&admitted.spec.net, &rules, tokio::time::Instant::now())?;
         let (denials, shown) = mpsc::channel(DENIAL_QUEUE);
         let proxy = Proxy::new(ProxyParts {
             directive_id: id.clone(),

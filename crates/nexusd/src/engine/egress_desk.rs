@@ -1,5 +1,6 @@
 //! The way out, as all directives share it: the operator's rules, the resolver, the audit.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -55,9 +56,12 @@ impl EgressDesk {
     }
 
     /// The operator's rules with the host's addresses as they are now: they come and go.
-    pub fn rules(&self) -> OperatorRules {
-        let own_addresses = egress::host_addresses::read(Path::new("/proc/net")).unwrap_or_default();
-        OperatorRules { own_addresses, ..self.fixed.clone() }
+    ///
+    /// # Errors
+    /// The host's addresses are not known: without them a directive could reach the host's own services.
+    pub fn rules(&self) -> io::Result<OperatorRules> {
+        let own_addresses = egress::host_addresses::read(Path::new("/proc/net"))?;
+        Ok(OperatorRules { own_addresses, ..self.fixed.clone() })
     }
 }
 

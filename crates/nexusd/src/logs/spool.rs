@@ -13,8 +13,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use conduits::LogStream;
 
@@ -359,8 +359,11 @@ pub(super) fn segment_path(dir: &Path, id: u32) -> PathBuf {
 
 /// Which boot of the machine this is (random(4)); zero where the system does not say.
 pub(super) fn boot_id() -> [u8; 16] {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().parse::<uuid::Uuid>().map_or([0; 16], uuid::Uuid::into_bytes)
+    static THIS: OnceLock<[u8; 16]> = OnceLock::new();
+    *THIS.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        text.trim().parse::<uuid::Uuid>().map_or([0; 16], uuid::Uuid::into_bytes)
+    })
 }
 
 /// The longest record: a full chunk with its head.
