@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
@@ -20,6 +21,10 @@ use rustix::mount::{
 /// What a tmpfs may take beside its entries' content.
 const SPARE_BYTES: usize = 256 * 1024;
 const SPARE_INODES: usize = 1024;
+
+/// How often sealing is tried, and the pause between two attempts.
+const SEAL_ATTEMPTS: u32 = 500;
+const SEAL_PAUSE: Duration = Duration::from_millis(2);
 
 /// One entry of a namespace, its place given relative to the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,8 +139,8 @@ fn build(stage: &Path, wanted: &Namespace) -> Result<OwnedFd, NamespaceError> {
     let sealed = place(stage, &wanted.sealed_at);
     std::fs::create_dir_all(&sealed).map_err(failed("making", &sealed))?;
     fill(stage, &sealed, &wanted.sealed)?;
-    set_attributes(&sealed, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, Below::Too)?;
-    set_attributes(stage, libc::MOUNT_ATTR_RDONLY, Below::Not)?;
+    seal(&sealed, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, Below::Too)?;
+    seal(stage, libc::MOUNT_ATTR_RDONLY, Below::Not)?;
     let own = rustix::fs::open(
         "/proc/thread-self/ns/mnt",
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
@@ -171,7 +176,21 @@ enum Below {
     Not,
 }
 
-/// Sets attributes of a mount (mount_setattr(2), Linux 5.12).
+/// Makes a mount read-only and more (mount_setattr(2), Linux 5.12). A process that another thread forked while a file was
+/// written here holds that file open until it executes its program, and the kernel refuses for so long.
+fn seal(at: &Path, attributes: u64, below: Below) -> Result<(), NamespaceError> {
+    for _ in 0..SEAL_ATTEMPTS {
+        match set_attributes(at, attributes, below) {
+            Err(NamespaceError { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                #[expect(clippy::disallowed_methods, reason = "the thread is its own and has nothing else to do")]
+                std::thread::sleep(SEAL_PAUSE);
+            }
+            sealed => return sealed,
+        }
+    }
+    set_attributes(at, attributes, below)
+}
+
 fn set_attributes(at: &Path, attributes: u64, below: Below) -> Result<(), NamespaceError> {
     let path = c_path(at).map_err(failed("setting attributes of", at))?;
     let attributes = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
