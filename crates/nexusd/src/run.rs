@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conduits::{DirectiveId, FinishedRequest, FinishedStatus, NetMode};
+use conduits::{DirectiveId, FinishedRequest, FinishedStatus, NetMode, SandboxProfile};
 use sandbox::StopReason;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -89,6 +89,19 @@ pub enum RunError {
     /// Whoever read standard output does no more.
     #[error("nobody reads standard output any more")]
     ReaderGone,
+    /// The folder is one that sandboxed runs write to.
+    #[error(
+        "--facility {path} belongs to the sandbox's user: what an untrusted run left there could steer profile `{profile}`; name \
+         another folder, or set facility.allow_privilege_mix",
+        path = path.display(),
+        profile = profile.as_str()
+    )]
+    PrivilegeMix {
+        /// The folder.
+        path: PathBuf,
+        /// What was asked for.
+        profile: SandboxProfile,
+    },
     /// Standard output or standard error is closed.
     #[error("cannot write to standard output or standard error: {0}")]
     Terminal(io::Error),

@@ -49,7 +49,12 @@ pub(super) async fn take(
 ) -> Result<Folder, RunError> {
     let Some(named) = named else {
         let own = Scratch::new(temp)?;
-        let opened = Opened::of(own.path())?;
+        // One within, for that one is given to the sandbox's user: the outer one stays ours, and is known as such to the
+        // run that removes what a killed one left.
+        let within = own.path().join("workspace");
+        let made = fs::DirBuilder::new().mode(0o700).create(&within);
+        made.map_err(|source| RunError::Folder { what: "make the folder", path: within.clone(), source })?;
+        let opened = Opened::of(&within)?;
         opened.settle_owner(engine, profile)?;
         return Ok(Folder { path: opened.real, _held: Held::Scratch(own) });
     };
@@ -93,7 +98,15 @@ impl<'a> Opened<'a> {
         let fail = |what| move |source| RunError::Folder { what, path: self.named.to_owned(), source };
         let (owner, sandbox) = (self.meta.uid(), engine.drivers.owner(Driver::Bwrap));
         let confined = matches!(profile, SandboxProfile::Untrusted | SandboxProfile::Trusted);
-        if !confined || owner == sandbox.uid {
+        let shared = owner == sandbox.uid;
+        if !confined
+            && shared
+            && sandbox.uid != sys::user::effective_uid()
+            && !engine.config.facility.allow_privilege_mix
+        {
+            return Err(RunError::PrivilegeMix { path: self.named.to_owned(), profile });
+        }
+        if !confined || shared {
             return Ok(());
         }
         let listing =

@@ -139,6 +139,40 @@ fn nothing_is_left_of_a_run_whatever_it_closed() {
 }
 
 #[test]
+fn what_a_killed_run_left_goes_with_the_next_one() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let mut command = nexusd();
+    command.current_dir(dir.path()).env("TMPDIR", dir.path()).args(["run", "--", "echo there > x; echo up; sleep 60"]);
+    let mut killed = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut up = [0; 3];
+    killed.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let left = || std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left(), 1, "the control: it had no time to remove anything");
+    let next = nexusd().current_dir(dir.path()).env("TMPDIR", dir.path()).args(["run", "--", "true"]).output().unwrap();
+    assert_eq!(texts(&next), (Some(0), String::new(), String::new()));
+    assert_eq!(left(), 0);
+}
+
+#[test]
+fn profile_host_does_not_work_where_a_sandbox_could_write() {
+    require!(Root, Bwrap);
+    let dir = WorkDir::new();
+    let facility = dir.join("f");
+    std::fs::create_dir(&facility).unwrap();
+    let with = |profile: &str, script: &str| {
+        texts(&run(&["--profile", profile, "--facility", facility.to_str().unwrap(), "--", script]))
+    };
+    assert_eq!(with("host", "id -u"), (Some(0), "0\n".to_owned(), String::new()), "root's own folder");
+    assert_eq!(with("untrusted", "echo planted > Makefile").0, Some(0));
+    let (code, stdout, stderr) = with("host", "cat Makefile");
+    assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert!(stderr.contains("belongs to the sandbox's user") && stderr.contains("allow_privilege_mix"), "{stderr}");
+}
+
+#[test]
 fn a_long_temporary_folder_is_no_matter() {
     require!(Bwrap);
     let dir = WorkDir::new();
