@@ -41,6 +41,14 @@ pub enum EnrollError {
         /// Why.
         source: std::io::Error,
     },
+    /// What was read is no token.
+    #[error("there is no enrolment token in {from}: {why}; `mothership enroll-token create` prints one")]
+    NoToken {
+        /// Where from.
+        from: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The token is none.
     #[error(transparent)]
     Token(#[from] conduits::EnrollTokenError),
@@ -79,10 +87,7 @@ pub enum EnrollError {
         why: String,
     },
     /// 422: the token or the request.
-    #[error(
-        "the mothership refused the enrolment: {detail}: tokens work once and for a limited time; make a new one \
-         (mothership enroll-token create)"
-    )]
+    #[error("the mothership refused the enrolment: {detail} (a token works once and for a limited time)")]
     Refused {
         /// In its own words.
         detail: String,
@@ -138,19 +143,40 @@ pub fn read_token(source: &TokenSource, stdin: &mut dyn Read) -> Result<EnrollTo
         let from = from.to_owned();
         move |source| EnrollError::ReadToken { from, source }
     };
-    let mut text = String::new();
+    let (mut text, mut from) = (String::new(), "the command line".to_owned());
     match source {
         TokenSource::Argument(token) => text.clone_from(token),
         TokenSource::StandardInput => {
+            "standard input".clone_into(&mut from);
             stdin.take(MAX_TOKEN_BYTES).read_to_string(&mut text).map_err(unreadable("standard input"))?;
         }
         TokenSource::File(path) => {
-            let unreadable = unreadable(&path.display().to_string());
+            from = path.display().to_string();
+            let unreadable = unreadable(&from);
             let file = std::fs::File::open(path).map_err(unreadable.clone())?;
             file.take(MAX_TOKEN_BYTES).read_to_string(&mut text).map_err(unreadable)?;
         }
     }
-    Ok(text.trim().to_owned().try_into()?)
+    let text = text.trim();
+    match not_a_token(text) {
+        Some(why) => Err(EnrollError::NoToken { from, why }),
+        None => Ok(text.to_owned().try_into()?),
+    }
+}
+
+/// Why a text cannot be a token at all: one goes into the head of a request, in one piece.
+fn not_a_token(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        return Some("it is empty");
+    }
+    if text.len() as u64 >= MAX_TOKEN_BYTES {
+        return Some("it is too long for a token");
+    }
+    if text.lines().count() > 1 {
+        return Some("it has several lines");
+    }
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+    (!plain).then_some("it holds blanks or characters that no token has")
 }
 
 /// Enrols this host. `now` goes into the record.

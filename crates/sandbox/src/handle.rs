@@ -366,7 +366,7 @@ impl RunHandle {
         let code = exit_code(&ended, command.map(CommandStatus::code));
         if oom > 0 && ended != EndedBy::OutOfMemory {
             // cgroup v1 kills one process where version 2 ends the run; the command may have done without it.
-            let killed = format!("the memory limit was reached: {oom} of its processes were killed");
+            let killed = format!("the memory limit was reached, processes killed: {oom}");
             note = Some(note.map_or(killed.clone(), |other: String| format!("{killed}; {other}")));
         }
         Exit { ended, code, usage, pids_refused, oom_kills, note }

@@ -169,9 +169,15 @@ fn bwrap_functional(facts: &Facts) -> Row {
         }
         Some(Ok(health)) => {
             let reason = health.reason.as_deref().unwrap_or("the sandbox did not start");
-            Row::fail(name, reason, "mend the failed rows above; then nexusd run -- true shows the whole error")
+            Row::fail(
+                name,
+                reason,
+                "mend the failed rows above; then nexusd run -- true (with this --config) shows the whole error",
+            )
         }
-        Some(Err(why)) => Row::fail(name, why.as_str(), "nexusd run -- true shows the whole error"),
+        Some(Err(why)) => {
+            Row::fail(name, why.as_str(), "nexusd run -- true (with this --config) shows the whole error")
+        }
     }
 }
 

@@ -112,6 +112,12 @@ pub fn sockets(path: &Path) -> Result<(), FolderError> {
 
 fn make(path: &Path) -> Result<(), FolderError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let made = made.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            io::Error::new(error.kind(), "a file is in the way: name a folder")
+        }
+        _ => error,
+    });
     made.map_err(|source| FolderError::Io { what: "make the folder", path: path.to_owned(), source })
 }
 
@@ -150,6 +156,15 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_said_to_be_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for folder in [file.path().to_owned(), file.path().join("below")] {
+            let error = work_dir(&folder, &folder.join(".nexus")).unwrap_err().to_string();
+            assert!(error.contains("a file is in the way"), "{error}");
+        }
     }
 
     #[test]

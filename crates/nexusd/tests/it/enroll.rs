@@ -397,4 +397,16 @@ fn tokens_come_from_files_and_standard_input() {
     ] {
         assert!(read(source, "").is_err());
     }
+    for (text, why) in [
+        ("", "empty"),
+        (" \n", "empty"),
+        ("one\ntwo\n", "several lines"),
+        ("two words", "blanks"),
+        ("tök", "blanks"),
+        (&"x".repeat(3_000_000), "too long"),
+    ] {
+        std::fs::write(file.path(), text).unwrap();
+        let error = read(TokenSource::File(file.path().to_path_buf()), "").unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains(&file.path().display().to_string()), "{error}");
+    }
 }
