@@ -22,6 +22,7 @@ mod tests;
 
 use conduits::DriverKind;
 
+pub use credentials::fault;
 pub use facts::Subject;
 pub use report::{Report, Row, State};
 

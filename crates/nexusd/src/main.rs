@@ -132,7 +132,7 @@ struct Credentials {
     pair: Option<PemIdentity>,
 }
 
-/// Configured files that cannot be read; all of them at once.
+/// Configured files that cannot be read or used; all of them at once.
 #[derive(Debug)]
 struct UnreadableFiles(Vec<String>);
 
@@ -156,6 +156,10 @@ impl Credentials {
         let ca = read("tls.ca_file", &tls.ca_file);
         let cert = read("tls.client_cert_file", &tls.client_cert_file);
         let key = read("tls.client_key_file", &tls.client_key_file);
+        if missing.is_empty() {
+            // What the HTTP client would say of them names neither the file nor the mend.
+            missing.extend(doctor::fault(tls));
+        }
         if missing.is_empty() {
             let pair = cert.zip(key).map(|(cert_pem, key_pem)| PemIdentity { cert_pem, key_pem });
             Ok(Self { ca, pair })

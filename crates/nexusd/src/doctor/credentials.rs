@@ -21,6 +21,12 @@ pub(super) enum Credentials {
     Wrong { what: String, mend: String },
 }
 
+/// What is wrong with the configured files, with the mend; nothing when a daemon can use them.
+#[must_use]
+pub fn fault(tls: &TlsSettings) -> Option<String> {
+    check(tls).err().map(|(what, mend)| format!("{what}; {mend}"))
+}
+
 /// Reads and checks the configured files.
 pub(super) fn read(tls: &TlsSettings) -> Credentials {
     match check(tls) {

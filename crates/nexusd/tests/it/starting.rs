@@ -71,6 +71,45 @@ fn every_missing_credential_is_named_at_once() {
     assert!(String::from_utf8_lossy(&check.stderr).contains("before it can run: "), "{check:?}");
 }
 
+/// Files that are there and of no use are named with what is wrong, by the daemon and by the check alike.
+#[test]
+fn an_unusable_credential_is_named() {
+    let dir = WorkDir::new();
+    let pair = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        dir.write(format!("{name}.pem"), certificate.pem());
+        dir.write(format!("{name}-key.pem"), key.serialize_pem());
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(dir.join(format!("{name}-key.pem")), closed).unwrap();
+    };
+    pair("a");
+    pair("b");
+    dir.write("empty.pem", "root:x:0:0\n");
+    let config = dir.join("config.yaml");
+    let said = |tls: &str| {
+        dir.write("config.yaml", format!("server_url: https://127.0.0.1:9\nterritory_id: t\ntls: {{{tls}}}\n"));
+        let daemon = nexusd().arg("-config").arg(&config).output().unwrap();
+        let check = nexusd().args(["config", "check", "-config"]).arg(&config).output().unwrap();
+        let text = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(daemon.status.code(), Some(2), "{}", text(&daemon));
+        (text(&daemon), text(&check))
+    };
+    let table = [
+        ("ca_file: ./empty.pem", "empty.pem: no certificate in it; set tls.ca_file"),
+        ("client_cert_file: ./a.pem, client_key_file: ./b-key.pem", "a.pem: is not the certificate of "),
+    ];
+    for (tls, expected) in table {
+        let (daemon, check) = said(tls);
+        assert!(daemon.contains(expected), "{daemon}");
+        assert!(check.contains("before it can run: ") && check.contains(expected), "{check}");
+    }
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(dir.join("a-key.pem"), open).unwrap();
+    let (daemon, _) = said("client_cert_file: ./a.pem, client_key_file: ./a-key.pem");
+    assert!(daemon.contains("can be read by others; chmod 600 "), "{daemon}");
+}
+
 /// Even where the operator opened the range.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_s_own_listener_is_no_destination() {
