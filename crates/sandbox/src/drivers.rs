@@ -27,6 +27,9 @@ const HEALTH_AGE: Duration = Duration::from_secs(15);
 /// How long an engine may take to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The user that sandboxes run as where the operator names none; it need not exist.
+const DEFAULT_USER: &str = "nexus-sandbox";
+
 /// The uid and gid of sandboxes when the daemon is root and the configured user does not exist: beyond what
 /// distributions give to people, services and subordinate ranges.
 const FALLBACK_UID: u32 = 64_017;
@@ -106,6 +109,23 @@ pub enum DriversError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// The root of a rootfs cannot be read.
+    #[error("the sandboxes' root {path} cannot be used: {source}; see bwrap.rootfs_path and rootfs.cache_dir")]
+    Rootfs {
+        /// The root.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The sandbox's user does not exist, and is not the one that may be missing.
+    #[error(
+        "sandbox_user {user} does not exist: make it (sudo useradd --system --no-create-home {user}), or leave the key out: \
+         sandboxes then run as a uid of their own"
+    )]
+    UnknownUser {
+        /// Its name.
+        user: String,
     },
     /// The sandbox's user is root or the daemon itself.
     #[error("sandbox_user {user} has uid {uid}: name an unprivileged user of its own")]
@@ -427,11 +447,19 @@ fn sandbox_owner(name: &str) -> Result<Owner, DriversError> {
         return Ok(Owner { uid, gid });
     }
     let passwd = |source| DriversError::Prepare { path: "/etc/passwd".into(), source };
-    match sys::user::by_name(name).map_err(passwd)? {
+    let number = name.parse::<u32>().ok();
+    let user = number.map_or_else(|| sys::user::by_name(name), sys::user::by_uid).map_err(passwd)?;
+    match user {
         Some(user) if user.uid == 0 || user.gid == 0 => {
             Err(DriversError::PrivilegedUser { user: user.name, uid: user.uid })
         }
         Some(user) => Ok(Owner { uid: user.uid, gid: user.gid }),
-        None => Ok(Owner { uid: FALLBACK_UID, gid: FALLBACK_UID }),
+        // A number need not be anybody's; the group is then of the same number.
+        None if number.is_some_and(|number| number > 0) => {
+            let id = number.unwrap_or(FALLBACK_UID);
+            Ok(Owner { uid: id, gid: id })
+        }
+        None if name == DEFAULT_USER => Ok(Owner { uid: FALLBACK_UID, gid: FALLBACK_UID }),
+        None => Err(DriversError::UnknownUser { user: name.to_owned() }),
     }
 }

@@ -221,7 +221,8 @@ impl Root {
     }
 
     fn rootfs(&mut self, rootfs: &Path, settings: &DriverSettings) -> Result<(), DriversError> {
-        let listing = fs::read_dir(rootfs).map_err(failed(rootfs))?;
+        let unusable = |source| DriversError::Rootfs { path: rootfs.to_owned(), source };
+        let listing = fs::read_dir(rootfs).map_err(unusable)?;
         for entry in listing {
             let name = entry.map_err(failed(rootfs))?.file_name();
             if MOUNT_POINTS.iter().all(|own| name != *own) && name != "sys" {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use sandbox::{Driver, DriverSettings, Drivers, DriversError, RootSource};
+use testkit::require;
 
 use crate::bed::{Bed, Run, settings};
 
@@ -108,4 +109,33 @@ fn a_privileged_sandbox_user_is_refused() {
     assert!(matches!(Drivers::new(wrong), Err(DriversError::PrivilegedUser { .. })));
     let right = Drivers::new(settings(dir.path())).unwrap();
     assert!(right.owner(Driver::Bwrap).uid > 0);
+}
+
+#[tokio::test]
+async fn the_sandbox_s_user_is_the_one_that_is_named() {
+    require!(Root, Bwrap);
+    let dir = tempfile::tempdir().unwrap();
+    for (named, expected) in
+        [("65533", Some((65_533, 65_533))), ("65534", Some((65_534, 65_534))), ("nobody-here", None)]
+    {
+        let drivers = Drivers::new(DriverSettings { sandbox_user: named.into(), ..settings(dir.path()) });
+        match (drivers, expected) {
+            (Ok(drivers), Some(owner)) => {
+                let made = drivers.owner(Driver::Bwrap);
+                assert_eq!((made.uid, made.gid), owner, "{named}");
+            }
+            (Err(error), None) => {
+                assert!(error.to_string().contains("sandbox_user nobody-here does not exist"), "{error}");
+            }
+            (made, _) => panic!("{named}: {made:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_root_that_is_not_there_names_the_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = DriverSettings { root: RootSource::Rootfs("/nosuch".into()), ..settings(dir.path()) };
+    let error = Drivers::new(settings).unwrap_err().to_string();
+    assert!(error.contains("/nosuch") && error.contains("bwrap.rootfs_path"), "{error}");
 }
