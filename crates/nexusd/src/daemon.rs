@@ -137,7 +137,7 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
     let stop_polling = CancellationToken::new();
     let mut polling = background.spawn(daemon.clone().poll(stop_polling.clone()));
     crate::signals::notify_ready();
-    info!(server = %daemon.engine.config.server_url, slots = daemon.slots.available_permits(), "nexusd is up");
+    info!(server = %daemon.engine.config.server_url, slots = daemon.engine.config.max_concurrent_directives, "nexusd is up");
 
     signals.until_stop(|| reload(&daemon.mothership)).await;
     daemon.stopping.send_replace(true);
