@@ -233,20 +233,21 @@ async fn run(
     ended
 }
 
-/// Waits for the command's end, and brings it about when the disk does not allow it to go on; the text then says why.
+/// Waits for the command's end, and brings it about when the disk or the log does not allow it to go on; the text then says
+/// why.
 async fn wait(mut handle: RunHandle, disk: &DiskGuard, logs: &Logs, stop: &StopSwitch) -> (Exit, Option<String>) {
     let census = handle.census();
     let mut ended = std::pin::pin!(handle.wait(stop.watch()));
-    let (breach, its_own) = tokio::select! {
+    let (breach, reason, its_own) = tokio::select! {
         biased;
         exit = &mut ended => return match disk.last_look().await {
             Some(breach) => (too_far(exit), Some(breach.to_string())),
             None => (exit, None),
         },
-        breach = disk.breach(census) => (breach.to_string(), breach.is_its_own()),
-        trouble = logs.trouble() => (format!("ended: {trouble}"), false),
+        breach = disk.breach(census) => (breach.to_string(), StopReason::DiskFull, breach.is_its_own()),
+        trouble = logs.trouble() => (format!("ended: {trouble}"), stop::reason_of(&trouble), false),
     };
-    stop.stop(StopReason::DiskFull);
+    stop.stop(reason);
     let exit = ended.await;
     (if its_own { too_far(exit) } else { exit }, Some(breach))
 }
@@ -321,6 +322,7 @@ async fn explain(logs: &Logs, admitted: &Admitted, exit: &Exit, breach: Option<&
         EndedBy::Stopped(StopReason::Shutdown) => Some("canceled: nexusd shuts down".to_owned()),
         EndedBy::Stopped(StopReason::LeaseLost) => Some("killed: the lease is lost".to_owned()),
         EndedBy::Stopped(StopReason::DiskFull) => Some(breach.unwrap_or("ended: the disk is full").to_owned()),
+        EndedBy::Stopped(StopReason::LogFailed) => Some(breach.unwrap_or("ended: its log is refused").to_owned()),
     };
     for line in line.iter().chain(&exit.note) {
         logs.notice(LogStream::Stderr, &format!("[nexusd] {line}")).await;

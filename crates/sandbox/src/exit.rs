@@ -13,6 +13,8 @@ pub enum StopReason {
     Shutdown,
     /// The disk, or the directive's share of it, is full.
     DiskFull,
+    /// The output can no longer be delivered.
+    LogFailed,
 }
 
 /// An order to stop: SIGTERM to everything in the sandbox, `grace`, then SIGKILL.
@@ -82,7 +84,8 @@ pub(crate) enum CommandStatus {
 }
 
 /// The exit code that is reported: the command's own; 128+N when a signal killed it; 124 on timeout; the command's own
-/// code, or 137 where it had to be killed, after a stop; 125 when the disk quota ended it; 1 when the sandbox failed.
+/// code, or 137 where it had to be killed, after a stop; 125 when the disk quota ended it; 137 when its log was refused; 1 when
+/// the sandbox failed.
 ///
 /// `own` is the command's own code in the shell's convention (128+N for a signal); `None` when it was killed by force
 /// before it ended, or never ran.
@@ -93,6 +96,8 @@ pub fn exit_code(ended: &EndedBy, own: Option<i32>) -> i32 {
         EndedBy::Signal(signal) => 128 + signal,
         EndedBy::TimedOut => 124,
         EndedBy::Stopped(StopReason::DiskFull) => 125,
+        // Whatever the command made of the signal, its code is not that of its work.
+        EndedBy::Stopped(StopReason::LogFailed) => 137,
         EndedBy::Stopped(_) => own.unwrap_or(137),
         EndedBy::OutOfMemory => own.filter(|&code| code != 0).unwrap_or(137),
         EndedBy::Engine(_) => 1,
@@ -135,6 +140,8 @@ mod tests {
             (Stopped(StopReason::Shutdown), Some(143), 143),
             (Stopped(StopReason::DiskFull), Some(0), 125),
             (Stopped(StopReason::DiskFull), None, 125),
+            (Stopped(StopReason::LogFailed), Some(0), 137),
+            (Stopped(StopReason::LogFailed), None, 137),
             (OutOfMemory, Some(137), 137),
             (OutOfMemory, Some(2), 2),
             (OutOfMemory, Some(0), 137),

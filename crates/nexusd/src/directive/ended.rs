@@ -16,7 +16,7 @@ pub struct Ended {
     pub status: FinishedStatus,
     /// The exit code of `sandbox.md`.
     pub exit_code: i32,
-    /// Why it did not simply run to its end: `timeout`, `cancel`, `lost_lease`, `oom`, `pids`, `disk`, `refused`, …
+    /// Why it did not simply run to its end: `timeout`, `cancel`, `lost_lease`, `oom`, `pids`, `disk`, `log`, `refused`, …
     pub ended_by: Option<&'static str>,
     /// Time and memory that the command used, and what it was refused.
     pub usage: Option<Used>,
@@ -146,6 +146,7 @@ fn status_of_stop(reason: StopReason) -> (FinishedStatus, &'static str) {
         StopReason::Shutdown => (FinishedStatus::Canceled, "shutdown"),
         StopReason::LeaseLost => (FinishedStatus::Failed, "lost_lease"),
         StopReason::DiskFull => (FinishedStatus::Failed, "disk"),
+        StopReason::LogFailed => (FinishedStatus::Failed, "log"),
     }
 }
 
@@ -168,6 +169,7 @@ mod tests {
             (EndedBy::Stopped(StopReason::Shutdown), 137, Canceled, Some("shutdown")),
             (EndedBy::Stopped(StopReason::LeaseLost), 137, Failed, Some("lost_lease")),
             (EndedBy::Stopped(StopReason::DiskFull), 125, Failed, Some("disk")),
+            (EndedBy::Stopped(StopReason::LogFailed), 137, Failed, Some("log")),
         ];
         for (ended, code, status, ended_by) in cases {
             assert_eq!(status_of(&ended, code), (status, ended_by), "{ended:?} with {code}");

@@ -1,10 +1,12 @@
-//! The one switch that stops a directive: turned by a cancel, a lost lease, a shutdown or a full disk.
+//! The one switch that stops a directive: turned by a cancel, a lost lease, a shutdown, a full disk or a log that is refused.
 //! The first reason given is the one reported; a later one may only shorten the grace.
 
 use std::time::Duration;
 
 use sandbox::{Stop, StopReason};
 use tokio::sync::watch;
+
+use crate::logs::LogTrouble;
 
 /// SIGTERM to SIGKILL after a cancel or a shutdown.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(10);
@@ -65,13 +67,35 @@ impl StopSwitch {
 fn grace_of(reason: StopReason) -> Duration {
     match reason {
         StopReason::Cancel | StopReason::Shutdown => CANCEL_GRACE,
-        StopReason::LeaseLost | StopReason::DiskFull => Duration::ZERO,
+        StopReason::LeaseLost | StopReason::DiskFull | StopReason::LogFailed => Duration::ZERO,
+    }
+}
+
+/// The reason that a log which is not kept gives: the disk's, or one of its own where the disk is not to blame.
+pub(super) fn reason_of(trouble: &LogTrouble) -> StopReason {
+    match trouble {
+        LogTrouble::DiskFull | LogTrouble::Spool(_) => StopReason::DiskFull,
+        LogTrouble::Refused(_) | LogTrouble::Output(..) | LogTrouble::ReaderGone => StopReason::LogFailed,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_disk_s_trouble_is_called_the_disk_s() {
+        let output = LogTrouble::Output(conduits::LogStream::Stdout, "gone".into());
+        for (trouble, reason) in [
+            (LogTrouble::DiskFull, StopReason::DiskFull),
+            (LogTrouble::Spool("read-only".into()), StopReason::DiskFull),
+            (LogTrouble::Refused("422".into()), StopReason::LogFailed),
+            (output, StopReason::LogFailed),
+            (LogTrouble::ReaderGone, StopReason::LogFailed),
+        ] {
+            assert_eq!(reason_of(&trouble), reason, "{trouble:?}");
+        }
+    }
 
     #[tokio::test]
     async fn the_first_reason_stays_and_grace_only_shrinks() {

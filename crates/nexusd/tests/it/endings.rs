@@ -93,6 +93,19 @@ async fn nothing_is_lost_while_the_server_fails() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_refused_ends_the_run_and_is_not_called_the_disk() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    for status in [404, 422] {
+        bed.stub.fail(Endpoint::LogChunk, Fault::once(FaultKind::Status(status, None)));
+        let ended = bed.run(json!({"command": "echo up; sleep 30"})).await;
+        let end = (ended.outcome().0, ended.outcome().1, &ended.report.artifacts_manifest["ended_by"]);
+        assert_eq!(end, ("failed", 137, &json!("log")), "{status}: {}", ended.stderr);
+        assert!(ended.stderr.contains("ended: the mothership refused the log: "), "{status}: {}", ended.stderr);
+    }
+}
+
+#[tokio::test]
 async fn an_expired_token_is_replaced() {
     require!(Bwrap);
     let bed = Bed::new();
