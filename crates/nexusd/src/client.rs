@@ -163,6 +163,12 @@ impl Mothership {
         self.inner.transport.reload(tls)
     }
 
+    /// When the client certificate in use ends, in Unix seconds; `None` where there is none.
+    #[must_use]
+    pub fn certificate_expiry(&self) -> Option<i64> {
+        self.inner.transport.certificate_expiry()
+    }
+
     /// The state of reachability that all calls share.
     #[must_use]
     pub fn reach(&self) -> &Reach {

@@ -26,7 +26,7 @@ use crate::directive::{Order, SHIP_WITHIN, carry_out};
 use crate::engine::{Engine, EngineError, Surroundings, folders};
 use crate::logs::LogCounters;
 use crate::observe::http::{self, Observed};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, WorkSample, WorkSource};
 use crate::observe::ready::ReadyFacts;
 use crate::outbox::{Outbox, OutboxError};
 use crate::poll::{Claimed, PollSettings, poll_until};
@@ -170,8 +170,10 @@ async fn bring_up(
 ) -> Result<(Arc<Daemon>, beat::Rhythm), DaemonError> {
     let lock = lock_work_dir(&start.config)?;
     let egress = Arc::<EgressCounters>::default();
-    let metrics = Arc::new(crate::engine::metrics(&egress));
     let opened = Outbox::open(start.config.state_dir().join("outbox"))?;
+    let counters = Arc::<LogCounters>::default();
+    let work = work_of(Arc::clone(&counters), opened.outbox.clone(), start.mothership.clone());
+    let metrics = Arc::new(crate::engine::metrics(&egress, work));
     let engine = Engine::new(start.config, start.around, Arc::clone(&metrics), egress, give_up).await?;
     let slots = engine.config.max_concurrent_directives;
     let heartbeat_interval = engine.config.territory_heartbeat.interval;
@@ -179,7 +181,7 @@ async fn bring_up(
         engine,
         mothership: start.mothership,
         outbox: opened.outbox,
-        counters: Arc::default(),
+        counters,
         metrics,
         slots: Arc::new(Semaphore::new(slots)),
         running: Mutex::default(),
@@ -210,6 +212,22 @@ async fn bring_up(
     recover::recover(&daemon, opened.leftovers, opened.set_aside).await;
     let rhythm = beat::first(&daemon).await;
     Ok((daemon, rhythm))
+}
+
+/// What the metrics page asks for at each scrape.
+fn work_of(logs: Arc<LogCounters>, outbox: Outbox, mothership: Mothership) -> WorkSource {
+    Arc::new(move || {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        WorkSample {
+            log_in_bytes: read(&logs.bytes_in),
+            log_shipped_bytes: read(&logs.bytes_shipped),
+            log_truncated_bytes: read(&logs.bytes_truncated),
+            spool_bytes: read(&logs.spool_bytes),
+            outbox_entries: u64::try_from(outbox.entries()).unwrap_or(u64::MAX),
+            retries: mothership.counts().retries,
+            client_cert_expiry: mothership.certificate_expiry(),
+        }
+    })
 }
 
 /// Ends what runs in the background, within a bound.

@@ -219,6 +219,7 @@ async fn run(
     drop(disk);
     debug!(after_ms = millis(order.received.elapsed()), "command ended");
     times.run = exit.usage.wall;
+    engine.metrics.oom_kills.inc_by(exit.oom_kills.unwrap_or(0));
     explain(logs, admitted, &exit, breach.as_deref()).await;
     if !logs.end_of_output(DRAIN).await.complete {
         logs.notice(

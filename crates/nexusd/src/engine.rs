@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{self, Config};
 use crate::directive::admit::HostFacts;
 use crate::facility::{Facilities, Owner};
-use crate::observe::metrics::{EgressSample, Metrics};
+use crate::observe::metrics::{EgressSample, Metrics, WorkSource};
 
 mod egress_desk;
 pub mod folders;
@@ -283,16 +283,17 @@ impl Machine {
 }
 
 /// Metrics that ask these counters at each scrape.
-pub fn metrics(egress: &Arc<EgressCounters>) -> Metrics {
+pub fn metrics(egress: &Arc<EgressCounters>, work: WorkSource) -> Metrics {
     let egress = Arc::clone(egress);
-    Metrics::new(Arc::new(move || EgressSample {
+    let egress = move || EgressSample {
         decisions: egress
             .decisions()
             .map(|(decision, reason, count)| (decision.as_str(), reason.as_str(), count))
             .collect(),
         bytes_up: egress.bytes_up(),
         bytes_down: egress.bytes_down(),
-    }))
+    };
+    Metrics::new(Arc::new(egress), work)
 }
 
 /// The driver of the sandbox crate that implements a kind. Admission refuses the kinds that are not built.

@@ -20,6 +20,7 @@ use crate::directive::{Order, carry_out};
 use crate::engine::{Engine, EngineError, Surroundings};
 use crate::facility::FacilityError;
 use crate::logs::{LogTrouble, Logs};
+use crate::observe::metrics::WorkSample;
 use crate::rootfs::progress::Audience;
 use crate::rootfs::{self, RootfsError, Wanted};
 use crate::signals::{Leave, Signals};
@@ -151,7 +152,7 @@ pub async fn run(
         rootfs::command::ensure_here(&Wanted::of(&config), audience, &mut signals).await?;
     }
     let counters = Arc::default();
-    let metrics = Arc::new(crate::engine::metrics(&counters));
+    let metrics = Arc::new(crate::engine::metrics(&counters, Arc::new(WorkSample::default)));
     let give_up = CancellationToken::new();
     let engine = Engine::new(config, around, metrics, counters, &give_up).await?;
     let folder = facility::take(&engine, args.facility.as_deref(), temp, args.profile).await?;

@@ -13,6 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use reqwest::{StatusCode, Url};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::error::CallError;
 
@@ -128,7 +131,20 @@ pub(super) struct Fixed {
 #[derive(Debug)]
 pub(super) struct Transport {
     fixed: Fixed,
-    client: RwLock<reqwest::Client>,
+    current: RwLock<Current>,
+}
+
+/// What a reload replaces, as one.
+#[derive(Debug)]
+struct Current {
+    client: reqwest::Client,
+    certificate_expiry: Option<i64>,
+}
+
+impl Current {
+    fn new(fixed: &Fixed, tls: &TlsSettings) -> Result<Self, ClientError> {
+        Ok(Self { client: build(fixed, tls)?, certificate_expiry: tls.identity.as_ref().and_then(expiry) })
+    }
 }
 
 /// An answer as it came.
@@ -141,15 +157,19 @@ pub(super) struct RawAnswer {
 
 impl Transport {
     pub(super) fn new(fixed: Fixed, tls: &TlsSettings) -> Result<Self, ClientError> {
-        let client = RwLock::new(build(&fixed, tls)?);
-        Ok(Self { fixed, client })
+        let current = RwLock::new(Current::new(&fixed, tls)?);
+        Ok(Self { fixed, current })
     }
 
     /// Replaces the TLS identity and trust for all calls that begin from now on.
     pub(super) fn reload(&self, tls: &TlsSettings) -> Result<(), ClientError> {
-        let fresh = build(&self.fixed, tls)?;
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        let fresh = Current::new(&self.fixed, tls)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
+    }
+
+    pub(super) fn certificate_expiry(&self) -> Option<i64> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).certificate_expiry
     }
 
     pub(super) fn url(&self, path: &str) -> String {
@@ -165,7 +185,7 @@ impl Transport {
         body: Option<Bytes>,
         timeout: Duration,
     ) -> Result<RawAnswer, CallError> {
-        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let client = self.current.read().unwrap_or_else(PoisonError::into_inner).client.clone();
         let mut request = client.request(method, self.url(path)).headers(headers).timeout(timeout);
         if let Some(body) = body {
             request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
@@ -176,6 +196,13 @@ impl Transport {
         let body = read_bounded(&mut response).await?;
         Ok(RawAnswer { status, headers, body })
     }
+}
+
+/// When the leaf's validity ends, in Unix seconds. What cannot be read is no certificate: a server that asks for one says so.
+fn expiry(identity: &PemIdentity) -> Option<i64> {
+    let leaf = CertificateDer::from_pem_slice(&identity.cert_pem).ok()?;
+    let (_, parsed) = X509Certificate::from_der(&leaf).ok()?;
+    Some(parsed.validity().not_after.timestamp())
 }
 
 async fn read_bounded(response: &mut reqwest::Response) -> Result<Vec<u8>, CallError> {

@@ -194,6 +194,7 @@ mod tests {
 
     use super::*;
     use crate::observe::EgressSample;
+    use crate::observe::metrics::WorkSample;
 
     fn observed() -> (watch::Sender<ReadyFacts>, Observed) {
         let facts = ReadyFacts {
@@ -203,7 +204,13 @@ mod tests {
             shutting_down: false,
         };
         let (sender, facts) = watch::channel(facts);
-        (sender, Observed { metrics: Arc::new(Metrics::new(Arc::new(EgressSample::default))), facts })
+        (
+            sender,
+            Observed {
+                metrics: Arc::new(Metrics::new(Arc::new(EgressSample::default), Arc::new(WorkSample::default))),
+                facts,
+            },
+        )
     }
 
     async fn get(addr: SocketAddr, path: &str) -> String {

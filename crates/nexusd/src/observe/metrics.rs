@@ -4,14 +4,11 @@
 //! (OpenMetrics, "Counter"), so it is not part of the registered name. Every label is a closed set.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use conduits::{DriverKind, FinishedStatus, SandboxProfile};
-use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -20,10 +17,13 @@ use prometheus_client::registry::Registry;
 
 use super::process::ProcessCollector;
 
+mod asked;
 mod labels;
 
-pub use labels::{Call, PollResult};
-use labels::{CallLabel, DecisionLabel, DirectionLabel, DriverLabel, ResultLabel, RunLabel, StatusLabel};
+use asked::{EgressCollector, WorkCollector};
+pub use asked::{EgressSample, EgressSource, WorkSample, WorkSource};
+pub use labels::PollResult;
+use labels::{DriverLabel, ResultLabel, RunLabel, StatusLabel};
 
 /// `Content-Type` of the page.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -35,20 +35,6 @@ const DURATION_BUCKETS: [f64; 14] =
 /// Bucket bounds of the start latency, in seconds: around the 10 ms that a sandbox takes.
 const START_BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0];
 
-/// What the egress proxies have counted so far.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EgressSample {
-    /// Decision (`allow`, `deny`), reason code, count.
-    pub decisions: Vec<(&'static str, &'static str, u64)>,
-    /// Bytes from sandboxes to the network.
-    pub bytes_up: u64,
-    /// Bytes from the network to sandboxes.
-    pub bytes_down: u64,
-}
-
-/// Where [`EgressSample`]s come from; asked at each scrape.
-pub type EgressSource = Arc<dyn Fn() -> EgressSample + Send + Sync>;
-
 /// Every metric of the daemon. Cheap to share behind an [`Arc`]; counting takes no lock but a family's read lock.
 #[derive(Debug)]
 pub struct Metrics {
@@ -59,57 +45,37 @@ pub struct Metrics {
     pub poll_errors: Counter,
     /// `nexusd_heartbeat_errors_total`
     pub heartbeat_errors: Counter,
-    /// `nexusd_log_in_bytes_total`: written by commands.
-    pub log_in_bytes: Counter,
-    /// `nexusd_log_shipped_bytes_total`: acknowledged by the mothership.
-    pub log_shipped_bytes: Counter,
-    /// `nexusd_log_truncated_bytes_total`: left out beyond the output limit.
-    pub log_truncated_bytes: Counter,
-    /// `nexusd_spool_bytes`: output on disk, not yet acknowledged.
-    pub spool_bytes: Gauge,
-    /// `nexusd_outbox_entries`: ends not yet acknowledged.
-    pub outbox_entries: Gauge,
     /// `nexusd_oom_kills_total`
     pub oom_kills: Counter,
-    /// `nexusd_client_cert_expiry_seconds`: Unix time at which the client certificate ends; 0 without one.
-    pub client_cert_expiry_seconds: Gauge,
     directives: Family<StatusLabel, Counter>,
     directive_duration: Family<RunLabel, Histogram>,
     directive_start: Family<DriverLabel, Histogram>,
     polls: Family<ResultLabel, Counter>,
     driver_healthy: Family<DriverLabel, Gauge>,
-    retries: Family<CallLabel, Counter>,
 }
 
 impl Metrics {
-    /// All metrics at zero. `egress` is asked at each scrape.
+    /// All metrics at zero. `egress` and `work` are asked at each scrape.
     #[must_use]
-    pub fn new(egress: EgressSource) -> Self {
+    pub fn new(egress: EgressSource, work: WorkSource) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
             directives_in_flight: Gauge::default(),
             poll_errors: Counter::default(),
             heartbeat_errors: Counter::default(),
-            log_in_bytes: Counter::default(),
-            log_shipped_bytes: Counter::default(),
-            log_truncated_bytes: Counter::default(),
-            spool_bytes: Gauge::default(),
-            outbox_entries: Gauge::default(),
             oom_kills: Counter::default(),
-            client_cert_expiry_seconds: Gauge::default(),
             directives: Family::default(),
             directive_duration: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
             directive_start: Family::new_with_constructor(|| Histogram::new(START_BUCKETS)),
             polls: Family::default(),
             driver_healthy: Family::default(),
-            retries: Family::default(),
         };
-        metrics.register(egress);
+        metrics.register(egress, work);
         metrics.begin_at_zero();
         metrics
     }
 
-    fn register(&mut self, egress: EgressSource) {
+    fn register(&mut self, egress: EgressSource, work: WorkSource) {
         let registry = &mut self.registry;
         let commit = crate::cli::NEXUS_COMMIT.unwrap_or("unknown").to_owned();
         let build = Info::new([("version", crate::cli::NEXUS_VERSION.to_owned()), ("commit", commit)]);
@@ -130,26 +96,12 @@ impl Metrics {
         registry.register("nexusd_poll_errors", "Polls that failed", self.poll_errors.clone());
         registry.register("nexusd_heartbeat_errors", "Heartbeats that failed", self.heartbeat_errors.clone());
         registry.register("nexusd_driver_healthy", "Whether a driver can run directives", self.driver_healthy.clone());
-        registry.register("nexusd_log_in_bytes", "Output written by commands", self.log_in_bytes.clone());
         registry.register(
-            "nexusd_log_shipped_bytes",
-            "Output acknowledged by the mothership",
-            self.log_shipped_bytes.clone(),
+            "nexusd_oom_kills",
+            "Processes of directives killed for want of memory",
+            self.oom_kills.clone(),
         );
-        registry.register(
-            "nexusd_log_truncated_bytes",
-            "Output left out beyond the limit",
-            self.log_truncated_bytes.clone(),
-        );
-        registry.register("nexusd_spool_bytes", "Output on disk that is not acknowledged", self.spool_bytes.clone());
-        registry.register("nexusd_outbox_entries", "Ends that are not acknowledged", self.outbox_entries.clone());
-        registry.register("nexusd_retries", "Calls to the mothership made again", self.retries.clone());
-        registry.register("nexusd_oom_kills", "Directives killed for want of memory", self.oom_kills.clone());
-        registry.register(
-            "nexusd_client_cert_expiry_seconds",
-            "Unix time at which the client certificate ends",
-            self.client_cert_expiry_seconds.clone(),
-        );
+        registry.register_collector(Box::new(WorkCollector(work)));
         registry.register_collector(Box::new(EgressCollector(egress)));
         registry.register_collector(Box::new(ProcessCollector));
     }
@@ -163,9 +115,6 @@ impl Metrics {
         }
         for result in PollResult::ALL {
             drop(self.polls.get_or_create(&ResultLabel { result: result.as_str() }));
-        }
-        for call in Call::ALL {
-            drop(self.retries.get_or_create(&CallLabel { call: call.as_str() }));
         }
     }
 
@@ -194,11 +143,6 @@ impl Metrics {
         }
     }
 
-    /// A call is made again.
-    pub fn retried(&self, call: Call) {
-        self.retries.get_or_create(&CallLabel { call: call.as_str() }).inc();
-    }
-
     /// What a driver's health check said.
     pub fn set_driver_healthy(&self, driver: DriverKind, healthy: bool) {
         self.driver_healthy.get_or_create(&DriverLabel { driver: driver.as_str() }).set(i64::from(healthy));
@@ -215,52 +159,29 @@ impl Metrics {
     }
 }
 
-struct EgressCollector(EgressSource);
-
-impl fmt::Debug for EgressCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EgressCollector")
-    }
-}
-
-impl Collector for EgressCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let sample = (self.0)();
-        let counter = ConstCounter::new(0_u64);
-        let mut decisions = encoder.encode_descriptor(
-            "nexusd_egress_decisions",
-            "Connection attempts of sandboxes, by decision and reason",
-            None,
-            counter.metric_type(),
-        )?;
-        for (decision, reason, count) in sample.decisions {
-            let label = DecisionLabel { decision, reason };
-            ConstCounter::new(count).encode(decisions.encode_family(&label)?)?;
-        }
-        let mut bytes = encoder.encode_descriptor(
-            "nexusd_egress_bytes",
-            "Bytes through the egress proxies",
-            None,
-            counter.metric_type(),
-        )?;
-        for (direction, count) in [("up", sample.bytes_up), ("down", sample.bytes_down)] {
-            ConstCounter::new(count).encode(bytes.encode_family(&DirectionLabel { direction })?)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
     fn the_page() {
-        let metrics = Metrics::new(Arc::new(|| EgressSample {
+        let egress = EgressSample {
             decisions: vec![("allow", "OK", 3), ("deny", "NOT_IN_ALLOWLIST", 2)],
             bytes_up: 10,
             bytes_down: 2000,
-        }));
+        };
+        let work = WorkSample {
+            log_in_bytes: 4096,
+            log_shipped_bytes: 2048,
+            log_truncated_bytes: 1024,
+            spool_bytes: 512,
+            outbox_entries: 2,
+            retries: 3,
+            client_cert_expiry: Some(1_800_000_000),
+        };
+        let metrics = Metrics::new(Arc::new(move || egress.clone()), Arc::new(move || work.clone()));
         metrics.directive_ended(
             FinishedStatus::Succeeded,
             DriverKind::Bwrap,
@@ -272,12 +193,10 @@ mod tests {
         metrics.polled(PollResult::Directives);
         metrics.polled(PollResult::Error);
         metrics.heartbeat_errors.inc();
-        metrics.retried(Call::LogChunk);
         metrics.set_driver_healthy(DriverKind::Bwrap, true);
         metrics.set_driver_healthy(DriverKind::Container, false);
         metrics.directives_in_flight.set(1);
-        metrics.log_in_bytes.inc_by(4096);
-        metrics.spool_bytes.set(512);
+        metrics.oom_kills.inc_by(1);
         let page = metrics.page().unwrap();
         // The process's own figures change with every run; that they are there is tested, not what they are.
         for name in ["process_cpu_seconds_total ", "process_resident_memory_bytes ", "process_open_fds "] {
@@ -295,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_guides_names_are_all_there() {
-        let metrics = Metrics::new(Arc::new(EgressSample::default));
+        let metrics = Metrics::new(Arc::new(EgressSample::default), Arc::new(WorkSample::default));
         metrics.directive_ended(FinishedStatus::Failed, DriverKind::Host, SandboxProfile::Host, Duration::ZERO);
         metrics.set_driver_healthy(DriverKind::Host, true);
         let page = metrics.page().unwrap();

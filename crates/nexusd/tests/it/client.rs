@@ -214,6 +214,25 @@ async fn settings_that_cannot_work_say_why() {
     assert!(Mothership::new(&settings).unwrap_err().to_string().contains("client certificate"));
 }
 
+#[tokio::test]
+async fn the_expiry_is_that_of_the_certificate_in_use() {
+    let identity = |year| {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert_pem = params.self_signed(&key).unwrap().pem().into_bytes();
+        nexusd::client::PemIdentity { cert_pem, key_pem: key.serialize_pem().into_bytes() }
+    };
+    let mut settings = ClientSettings::new("https://localhost:1");
+    let mothership = Mothership::new(&settings).unwrap();
+    assert_eq!(mothership.certificate_expiry(), None);
+    for (year, expected) in [(2040, 2_208_988_800), (2041, 2_240_611_200)] {
+        settings.tls.identity = Some(identity(year));
+        mothership.reload_tls(&settings.tls).unwrap();
+        assert_eq!(mothership.certificate_expiry(), Some(expected), "{year}");
+    }
+}
+
 /// The token is the server's doing, but nothing of it reaches the server: it must not look like an outage.
 #[tokio::test]
 async fn a_token_that_no_header_can_carry_is_an_error_of_its_own() {
@@ -251,7 +270,10 @@ async fn a_lease_without_a_usable_token_costs_nobody_else_anything() {
         server.once("/polls", Fault::Body(body.to_string()));
     }
     let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(5));
-    let metrics = nexusd::engine::metrics(&std::sync::Arc::default());
+    let metrics = nexusd::engine::metrics(
+        &std::sync::Arc::default(),
+        std::sync::Arc::new(nexusd::observe::metrics::WorkSample::default),
+    );
     let stop = tokio_util::sync::CancellationToken::new();
     let offer = || nexusd::poll::PollSettings {
         profiles: vec![conduits::SandboxProfile::Untrusted],

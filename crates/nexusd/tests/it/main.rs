@@ -12,6 +12,7 @@ mod enroll;
 mod hostile_input;
 mod limits;
 mod logs;
+mod metrics;
 mod other_servers;
 mod outbox;
 mod packaging;

@@ -28,10 +28,6 @@ label! {
     ResultLabel { result }
 }
 label! {
-    /// `call`
-    CallLabel { call }
-}
-label! {
     /// `decision`, `reason`
     DecisionLabel { decision, reason }
 }
@@ -59,59 +55,6 @@ impl PollResult {
             Self::Directives => "directives",
             Self::Empty => "empty",
             Self::Error => "error",
-        }
-    }
-}
-
-/// A call to the mothership that may be retried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Call {
-    /// `polls`
-    Poll,
-    /// `territories/heartbeat`
-    TerritoryHeartbeat,
-    /// `started`
-    Started,
-    /// `heartbeat` of a directive
-    Heartbeat,
-    /// `log_chunks`
-    LogChunk,
-    /// `finished`
-    Finished,
-    /// `token`
-    Token,
-    /// `release`
-    Release,
-    /// `territories/renew`
-    Renew,
-}
-
-impl Call {
-    pub(super) const ALL: [Self; 9] = [
-        Self::Poll,
-        Self::TerritoryHeartbeat,
-        Self::Started,
-        Self::Heartbeat,
-        Self::LogChunk,
-        Self::Finished,
-        Self::Token,
-        Self::Release,
-        Self::Renew,
-    ];
-
-    /// The label's value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Poll => "poll",
-            Self::TerritoryHeartbeat => "territory_heartbeat",
-            Self::Started => "started",
-            Self::Heartbeat => "heartbeat",
-            Self::LogChunk => "log_chunk",
-            Self::Finished => "finished",
-            Self::Token => "token",
-            Self::Release => "release",
-            Self::Renew => "renew",
         }
     }
 }
