@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use conduits::{DirectiveState, LogStream};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::CliError;
@@ -73,11 +73,17 @@ async fn facility(client: &Client, command: Facility) -> Result<(), CliError> {
     }
 }
 
-/// The id of the facility with this name, or the text itself where none is named so.
-pub(super) async fn facility_id(client: &Client, text_or_name: &str) -> Result<String, ClientError> {
-    let path = format!("/api/v1/facilities?name={}", segment(text_or_name));
+/// The id of the facility that the text is the id of, else of the one with this name, else the text itself.
+pub(super) async fn facility_id(client: &Client, id_or_name: &str) -> Result<String, ClientError> {
+    match client.get(&format!("/api/v1/facilities/{}", segment(id_or_name))).await {
+        Ok(found) if found["id"] == id_or_name => return Ok(id_or_name.to_owned()),
+        Ok(_) => {}
+        Err(ClientError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => {}
+        Err(error) => return Err(error),
+    }
+    let path = format!("/api/v1/facilities?name={}", segment(id_or_name));
     let found = client.get(&path).await?;
-    Ok(found.pointer("/facilities/0/id").and_then(Value::as_str).unwrap_or(text_or_name).to_owned())
+    Ok(found.pointer("/facilities/0/id").and_then(Value::as_str).unwrap_or(id_or_name).to_owned())
 }
 
 async fn logs(client: &Client, id: &str) -> Result<(), CliError> {

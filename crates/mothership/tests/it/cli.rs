@@ -191,3 +191,25 @@ async fn a_directive_that_nobody_takes_is_told_once() {
     assert!(early.is_err(), "it says something though its profile is polled for");
     drop((lease, quiet));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_facility_is_found_by_its_id_before_another_s_name() {
+    let bed = Bed::tls().await;
+    let (wanted, namesake) = (bed.facility().await, bed.facility().await);
+    // As an older mothership let it be named.
+    let database = rusqlite::Connection::open(bed.data().join("mothership.db")).unwrap();
+    database.execute("UPDATE facilities SET name = id || '-old' WHERE id = ?1", [&wanted]).unwrap();
+    database.execute("UPDATE facilities SET name = ?1 WHERE id = ?2", [&wanted, &namesake]).unwrap();
+    drop(database);
+    let deleted = ended(mothership(&bed, &["facility", "delete", &wanted])).await;
+    assert!(deleted.status.success(), "{deleted:?}");
+    let left = async || {
+        let (_, listed) = bed.get("/api/v1/facilities").await;
+        let ids = listed["facilities"].as_array().unwrap().iter();
+        ids.map(|facility| facility["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(left().await, std::slice::from_ref(&namesake));
+    // There is none with this id any more: it is a name.
+    assert!(ended(mothership(&bed, &["facility", "delete", &wanted])).await.status.success());
+    assert!(left().await.is_empty());
+}

@@ -53,6 +53,8 @@ async fn facilities_are_made_listed_and_deleted() {
         json!({ "repo_url": "ext::sh -c id" }),
         json!({ "territory_id": "nobody" }),
         json!({ "name": "" }),
+        json!({ "name": "01890A5D-AC96-774B-BCCE-B302099A8057" }),
+        json!({ "name": "01890a5dac96774bbcceb302099a8057" }),
         json!({ "nmae": "typo" }),
         json!([]),
     ] {

@@ -62,6 +62,10 @@ fn check(wanted: &Wanted) -> Result<(), Refusal> {
         if !(1..=NAME_CHARS).contains(&length) || name.chars().any(char::is_control) {
             return Err(invalid(format!("name: must be 1 to {NAME_CHARS} printable characters")));
         }
+        // A facility is found by its id or its name, and one's name must not be taken for another's id.
+        if uuid::Uuid::try_parse(name).is_ok() {
+            return Err(invalid(format!("name: {name:?} has the form of an id; choose another")));
+        }
     }
     if let Some(url) = &wanted.repo_url {
         url.parse::<RepoUrl>().map_err(|error| invalid(format!("repo_url: {error}")))?;
