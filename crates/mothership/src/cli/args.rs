@@ -202,7 +202,7 @@ pub(super) struct Run {
     pub(super) command: Vec<String>,
 }
 
-/// Whole seconds of `90s`, `5m`, `1h30m`; a bare number is seconds.
+/// Whole seconds of `90s`, `5m`, `1h30m`, rounded up; a bare number is seconds.
 fn duration(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text} is not a duration of at least 1s; write 90s, 5m or 1h30m");
     let seconds = match text.parse::<u64>() {
@@ -210,7 +210,8 @@ fn duration(text: &str) -> Result<u64, String> {
         Err(_) => text
             .parse::<jiff::SignedDuration>()
             .ok()
-            .and_then(|duration| u64::try_from(duration.as_secs()).ok())
+            .and_then(|duration| u64::try_from(duration.as_nanos()).ok())
+            .map(|nanos| nanos.div_ceil(1_000_000_000))
             .ok_or_else(wrong)?,
     };
     if seconds == 0 { Err(wrong()) } else { Ok(seconds) }
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn durations_are_whole_seconds() {
-        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400)] {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("1.5s", 2), ("1ms", 1)] {
             assert_eq!(duration(text), Ok(seconds));
         }
         for text in ["", "0", "0s", "-5s", "soon"] {
