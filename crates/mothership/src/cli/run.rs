@@ -2,7 +2,8 @@
 //!
 //! The first SIGINT or SIGTERM cancels the directive, whose end is then waited for as without; the second one leaves at once,
 //! whatever is being waited for: an answer of the mothership, a connection to it, or a reader of the output. Before a
-//! directive is asked for, the first one leaves. A reader that goes away ends the printing alone: the directive goes on.
+//! directive is asked for, the first one leaves. A reader that goes away, and an output that cannot be written, cancel it too:
+//! nobody would see what it does. Its end is not waited for then.
 //! What nobody takes is told once, on standard error.
 
 use std::io::ErrorKind;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::CliError;
 use super::args::Run;
@@ -30,6 +31,8 @@ const TIMED_OUT: u8 = 124;
 const CANCELING: &str = "canceling; interrupt again to leave at once";
 /// How long a directive may be queued before it is asked who could take it.
 const TAKEN_SOON: Duration = Duration::from_secs(2);
+/// The time for the cancel of a directive whose output nobody reads: the rest of the pipe waits for this one.
+const ABANDON: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(client: &Client, args: Run) -> Result<u8, CliError> {
     let mut signals = Signals::new().map_err(CliError::Runtime)?;
@@ -55,21 +58,40 @@ pub(super) async fn run(client: &Client, args: Run) -> Result<u8, CliError> {
         note(&format!("made facility {name} for this; --facility {name} runs in it again"));
     }
     let id = text(&created, "id");
-    if args.json {
-        line(&json!({ "event": "created", "directive": created }).to_string())?;
-    }
-    match follow(client, &id, args.json, &mut signals, interrupted).await {
-        Err(CliError::Output(error)) if error.kind() != ErrorKind::BrokenPipe => {
-            // What it prints is lost (a full disk): the command has no reason to go on.
-            tokio::select! {
-                () = cancel(client, &id) => {}
-                _ = signals.next() => {}
-            }
+    let followed = match announce(&created, args.json) {
+        Ok(()) => follow(client, &id, args.json, &mut signals, interrupted).await,
+        Err(error) => Err(error),
+    };
+    match followed {
+        Err(CliError::Output(error)) => {
+            // What it prints is lost (no reader, a full disk): the command has no reason to go on.
+            let patience = if error.kind() == ErrorKind::BrokenPipe { ABANDON } else { RECONNECT };
+            abandon(client, &id, patience, &mut signals).await;
             Err(CliError::Output(error))
         }
         Err(error) => Err(error),
         Ok(Followed::End(end)) => Ok(exit_code(&end)),
         Ok(Followed::Left(code)) => Ok(code),
+    }
+}
+
+/// The first line for machines: which directive it is.
+fn announce(created: &Value, json_lines: bool) -> Result<(), CliError> {
+    if json_lines {
+        line(&json!({ "event": "created", "directive": created }).to_string())?;
+    }
+    Ok(())
+}
+
+/// Cancels what nobody follows any more, as far as the mothership hears it in time.
+async fn abandon(client: &Client, id: &str, patience: Duration, signals: &mut Signals) {
+    tokio::select! {
+        canceled = timeout(patience, cancel(client, id)) => {
+            if canceled.is_err() {
+                note(&format!("no answer to its cancel: directive {id} may run on; see `mothership cancel`"));
+            }
+        }
+        _ = signals.next() => {}
     }
 }
 

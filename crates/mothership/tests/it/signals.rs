@@ -117,7 +117,7 @@ async fn a_second_interrupt_leaves_while_nobody_reads_the_output() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_has_seen_enough_ends_the_printing_alone() {
+async fn a_reader_that_has_seen_enough_cancels_the_directive() {
     let bed = Bed::tls().await;
     let territory = bed.territory().await;
     let (mut child, lease) = running(&bed, &territory).await;
@@ -125,13 +125,19 @@ async fn a_reader_that_has_seen_enough_ends_the_printing_alone() {
     territory.chunk(&lease, "stdout", 0, b"unread").await;
     let output = ended(child).await;
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(141), &b""[..]));
+    assert!(is_canceled(&territory, &lease, 1).await);
+    territory.report(&lease, "finished", json!({ "status": "canceled" })).await;
+    // Whoever only looks at a directive leaves it alone.
+    let (child, lease) = running(&bed, &territory).await;
+    territory.chunk(&lease, "stdout", 0, b"unread").await;
+    for words in [&["logs", &lease.id][..], &["logs", "-f", &lease.id]] {
+        let mut logs = mothership(&bed, words);
+        drop(logs.stdout.take());
+        assert_eq!(ended(logs).await.status.code(), Some(141), "{words:?}");
+    }
     assert!(!is_canceled(&territory, &lease, 1).await);
     assert_eq!(bed.state(&lease.id).await, "running");
-    territory.report(&lease, "finished", json!({ "status": "succeeded", "exit_code": 0 })).await;
-    // So with every other command.
-    let mut logs = mothership(&bed, &["logs", &lease.id]);
-    drop(logs.stdout.take());
-    assert_eq!(ended(logs).await.status.code(), Some(141));
+    drop(child);
 }
 
 #[tokio::test(flavor = "multi_thread")]
