@@ -13,6 +13,7 @@ mod shell;
 mod sse;
 mod takers;
 mod terminal;
+mod whole;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use super::CliError;
 use super::args::{Command, EnrollToken, Facility};
 use super::client::{Client, ClientError, segment};
-use super::terminal::{line, note, output, table};
+use super::terminal::{line, note, output, remark, table};
+use super::whole::{end_of, left_out};
 use super::{follow, run};
 
 pub(super) async fn run(client: &Client, command: Command) -> Result<u8, CliError> {
@@ -106,6 +107,12 @@ async fn logs(client: &Client, id: &str) -> Result<(), CliError> {
             page["state"].as_str().and_then(|state| state.parse().ok()).is_some_and(DirectiveState::is_terminal);
         if ended && page["whole"] == false {
             note("the directive has ended, but a part of its log has not come yet; `mothership logs -f` waits for it");
+        }
+        if ended {
+            let directive = client.get(&format!("/api/v1/directives/{}", segment(id))).await?;
+            if let Some(text) = left_out(&end_of(&directive)) {
+                remark(&text);
+            }
         }
         return Ok(());
     }

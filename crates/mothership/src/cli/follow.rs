@@ -9,7 +9,8 @@ use super::CliError;
 use super::client::{Client, ClientError, segment, transport};
 use super::commands::{decoded, missing};
 use super::sse::{Event, Parser};
-use super::terminal::{in_background, line, note, output};
+use super::terminal::{in_background, line, note, output, remark};
+use super::whole::{OwnLines, end_of, ended_by, left_out};
 
 /// How long nothing of the rest of the log may come after the end: longer than the mothership waits for it.
 const REST: Duration = Duration::from_secs(120);
@@ -22,7 +23,23 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// Follows a log to its end.
 pub(super) async fn follow_log(client: &Client, id: &str) -> Result<(), CliError> {
-    Follower::new(client, id, false).until_end().await.map(drop)
+    let (end, _) = Follower::new(client, id, false).until_end().await?;
+    tell(left_out(&end).into_iter().collect()).await
+}
+
+/// Says what the log of a run does not: that it is not whole, and, where no line of its territory's in there says so, what
+/// ended the command.
+pub(super) async fn tell_after(end: &Value, lines: &OwnLines) -> Result<(), CliError> {
+    let cause = ended_by(end).filter(|_| !lines.seen());
+    tell(left_out(end).into_iter().chain(cause).collect()).await
+}
+
+async fn tell(remarks: Vec<String>) -> Result<(), CliError> {
+    in_background(move || {
+        remarks.iter().for_each(|text| remark(text));
+        Ok(())
+    })
+    .await
 }
 
 /// One live log.
@@ -32,19 +49,21 @@ pub(super) struct Follower<'c> {
     json_lines: bool,
     after: Option<String>,
     terminal: Option<Instant>,
+    own_lines: OwnLines,
 }
 
 impl<'c> Follower<'c> {
     pub(super) fn new(client: &'c Client, id: &str, json_lines: bool) -> Self {
-        Self { client, id: id.to_owned(), json_lines, after: None, terminal: None }
+        Self { client, id: id.to_owned(), json_lines, after: None, terminal: None, own_lines: OwnLines::default() }
     }
 
-    /// Prints until the end, and gives what the end says. May be dropped at any moment.
-    pub(super) async fn until_end(mut self) -> Result<Value, CliError> {
+    /// Prints until the end, and gives what the end says and whether the territory said something of its own. May be dropped
+    /// at any moment.
+    pub(super) async fn until_end(mut self) -> Result<(Value, OwnLines), CliError> {
         let mut lost: Option<Instant> = None;
         loop {
             match self.connection(&mut lost).await {
-                Ok(Some(end)) => return Ok(end),
+                Ok(Some(end)) => return Ok((end, self.own_lines)),
                 Ok(None) => {}
                 // Only what may pass is tried again.
                 Err(CliError::Client(error @ ClientError::Transport { .. })) => {
@@ -100,9 +119,7 @@ impl<'c> Follower<'c> {
         match event.name.as_str() {
             "log" => {
                 self.terminal = self.terminal.map(|_| Instant::now());
-                if !self.json_lines {
-                    self.print(&data).await?;
-                }
+                self.print(&data).await?;
             }
             "state" => {
                 let ended = data["state"]
@@ -120,9 +137,13 @@ impl<'c> Follower<'c> {
         Ok(None)
     }
 
-    async fn print(&self, chunk: &Value) -> Result<(), CliError> {
+    async fn print(&mut self, chunk: &Value) -> Result<(), CliError> {
         let told = missing(chunk);
         let (stream, bytes) = decoded(chunk);
+        self.own_lines.feed(stream, &bytes);
+        if self.json_lines {
+            return Ok(());
+        }
         in_background(move || {
             if let Some(told) = told {
                 note(&told);
@@ -131,15 +152,6 @@ impl<'c> Follower<'c> {
         })
         .await
     }
-}
-
-/// The end event's data, from the directive itself.
-fn end_of(directive: &Value) -> Value {
-    json!({
-        "state": directive["state"],
-        "reason": directive["reason"],
-        "exit_code": directive["result"]["exit_code"],
-    })
 }
 
 async fn until(at: Option<Instant>) {

@@ -19,7 +19,7 @@ use super::CliError;
 use super::args::Run;
 use super::client::{Client, ClientError, segment};
 use super::commands::{all, facility_id, text};
-use super::follow::{Follower, RECONNECT, RECONNECT_PAUSE};
+use super::follow::{Follower, RECONNECT, RECONNECT_PAUSE, tell_after};
 use super::terminal::{in_background, line, note};
 use super::{shell, takers};
 
@@ -156,7 +156,11 @@ async fn follow(
     signals: &mut Signals,
     interrupted: bool,
 ) -> Result<Followed, CliError> {
-    let mut end = pin!(Follower::new(client, id, json_lines).until_end());
+    let mut end = pin!(async {
+        let (end, lines) = Follower::new(client, id, json_lines).until_end().await?;
+        tell_after(&end, &lines).await?;
+        Ok(end)
+    });
     if !interrupted {
         let mut untaken = pin!(tell_if_untaken(client, id));
         let mut told = false;

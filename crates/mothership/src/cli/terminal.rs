@@ -18,6 +18,12 @@ pub(super) fn note(text: &str) {
     drop(written);
 }
 
+/// A line on standard error about a log, after it: marked as the daemon marks its own in there.
+pub(super) fn remark(text: &str) {
+    let written = writeln!(std::io::stderr().lock(), "[mothership] {text}");
+    drop(written);
+}
+
 /// Runs `write` where it may block: a reader who does not read must not keep an interrupt from being heard.
 pub(super) async fn in_background<F>(write: F) -> Result<(), CliError>
 where

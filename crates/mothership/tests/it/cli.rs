@@ -213,3 +213,34 @@ async fn a_facility_is_found_by_its_id_before_another_s_name() {
     assert!(ended(mothership(&bed, &["facility", "delete", &wanted])).await.status.success());
     assert!(left().await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_not_whole_and_an_end_that_no_line_tells_are_told_after_it() {
+    let bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    let cut = "[mothership] the log is not whole: 4096 bytes of stdout and 12 bytes of stderr were left out\n";
+    for (ended_by, own_line, told) in [
+        (Some("disk"), "", format!("{cut}[mothership] ended by: disk\n")),
+        (Some("disk"), "[nexusd] the disk is full\n", format!("[nexusd] the disk is full\n{cut}")),
+        (None, "", cut.to_owned()),
+    ] {
+        let child = mothership(&bed, &["run", "--facility", &bed.facility().await, "--", "true"]);
+        let lease = claimed(&territory).await;
+        territory.started(&lease).await;
+        if !own_line.is_empty() {
+            territory.chunk(&lease, "stderr", 0, own_line.as_bytes()).await;
+        }
+        let chunks = u8::from(!own_line.is_empty());
+        let log = json!({ "stdout": { "chunks": 0, "left_out": 4096 }, "stderr": { "chunks": chunks, "left_out": 12 },
+            "complete": false });
+        let manifest = json!({ "log": log, "ended_by": ended_by });
+        let body = json!({ "status": "failed", "exit_code": 125, "artifacts_manifest": manifest });
+        territory.report(&lease, "finished", body).await;
+        let run = ended(child).await;
+        assert_eq!((run.status.code(), String::from_utf8(run.stderr).unwrap()), (Some(125), told));
+        for words in [&["logs", &lease.id][..], &["logs", "-f", &lease.id]] {
+            let logs = ended(mothership(&bed, words)).await;
+            assert_eq!(String::from_utf8(logs.stderr).unwrap(), format!("{own_line}{cut}"), "{words:?}");
+        }
+    }
+}

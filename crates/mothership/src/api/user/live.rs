@@ -205,10 +205,13 @@ fn look(
 /// What the end says.
 fn end(conn: &Connection, account: &str, id: &str) -> Result<Value, Fault> {
     let view = directives::get(conn, account, id)?.ok_or_else(|| Refusal::not_found("there is no such directive"))?;
+    let manifest = &view.result["artifacts_manifest"];
     Ok(json!({
         "state": view.state,
         "reason": view.reason,
         "exit_code": view.result.get("exit_code"),
+        "log": manifest["log"],
+        "ended_by": manifest["ended_by"],
         "finished_at": view.finished_at,
     }))
 }
