@@ -5,6 +5,7 @@
 //! of the store at each request, so a revoked territory is out on its kept-alive connections too.
 
 pub mod tls;
+mod unread;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -136,11 +137,16 @@ where
         let router = router.clone();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
+        let (request, body) = unread::hold(request);
         async move {
-            match router.oneshot(request).await {
-                Ok(response) => Ok::<_, Infallible>(response),
+            let response = match router.oneshot(request).await {
+                Ok(response) => response,
                 Err(never) => match never {},
+            };
+            if let Some(body) = body {
+                body.drain().await;
             }
+            Ok::<_, Infallible>(response)
         }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service);

@@ -1,13 +1,19 @@
 //! What large requests and large results meet: a bound, and the answer of the protocol.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use reqwest::StatusCode;
+use axum::body::Bytes;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use reqwest::{StatusCode, Version};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::bed::{Bed, refusal, refused};
 
@@ -109,4 +115,38 @@ async fn a_territory_has_so_many_polls_held_and_no_more() {
     let others = other.poll_request(Some(1), &body).send().await.unwrap();
     assert!(others.headers().contains_key("preference-applied"));
     held.abort_all();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_a_small_body_is_read_before_a_refusal_is_answered() {
+    let bed = Bed::tls().await;
+    let send = |body| {
+        let request = bed.client(None).post(format!("{}/conduits/v1/polls", bed.url())).body(body);
+        Box::pin(async { request.send().await.unwrap() })
+    };
+    // It comes late, and is waited for.
+    let (piece, body) = body_of_pieces();
+    let mut refused = send(body);
+    assert!(timeout(Duration::from_millis(300), &mut refused).await.is_err(), "answered before its body was read");
+    piece.send(Ok(Frame::data("{}".into()))).await.unwrap();
+    drop(piece);
+    let answered = timeout(Duration::from_millis(9_000), refused).await.expect("it is answered");
+    assert_eq!((answered.version(), answered.status()), (Version::HTTP_2, StatusCode::UNAUTHORIZED));
+    // One that does not come, and one that is too large, are not waited for.
+    let (never, body) = body_of_pieces();
+    let answered = timeout(Duration::from_millis(9_000), send(body)).await.expect("it is answered");
+    assert_eq!(answered.status(), StatusCode::UNAUTHORIZED);
+    let (large, body) = body_of_pieces();
+    large.send(Ok(Frame::data(vec![b'x'; 65 * 1024].into()))).await.unwrap();
+    let answered = timeout(Duration::from_millis(9_000), send(body)).await.expect("it is answered");
+    assert_eq!(answered.status(), StatusCode::UNAUTHORIZED);
+    drop((never, large));
+}
+
+type Pieces = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
+
+/// A request's body, and what sends it.
+fn body_of_pieces() -> (Pieces, reqwest::Body) {
+    let (pieces, receiver) = mpsc::channel(1);
+    (pieces, reqwest::Body::wrap(StreamBody::new(ReceiverStream::new(receiver))))
 }
