@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::clock::{Clock, Micros};
@@ -63,6 +63,16 @@ pub enum StoreError {
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
+    },
+    /// The file holds no database, or a damaged one.
+    #[error(
+        "{path} is damaged, or no database of a mothership: {detail}; restore a backup of it, or move it away with its -wal and -shm beside it to begin with an empty one (territories and directives are lost then)"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's own words.
+        detail: String,
     },
     /// The database was written by a newer program.
     #[error(
@@ -151,14 +161,7 @@ impl Store {
     /// The file cannot be opened, is no database, or is newer than this program.
     pub fn open(path: &Path, hub: Arc<Hub>, clock: Clock) -> Result<Self, StoreError> {
         directory::close_database(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
-        let mut conn = Connection::open(path)?;
-        keep_statements(&conn)?;
-        conn.pragma_update(None, "journal_mode", "WAL")?;
-        conn.pragma_update(None, "synchronous", "FULL")?;
-        conn.pragma_update(None, "foreign_keys", "ON")?;
-        conn.pragma_update(None, "cache_size", -16_000)?;
-        conn.busy_timeout(std::time::Duration::from_secs(5))?;
-        schema::migrate(&mut conn)?;
+        let conn = connect(path).map_err(|error| damage(path, error))?;
         let (jobs, queue) = mpsc::channel(QUEUE_BOUND);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
@@ -243,6 +246,31 @@ impl Store {
             }
         }
         self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// The writer's connection, to tables of this program's version.
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let mut conn = Connection::open(path)?;
+    keep_statements(&conn)?;
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", "ON")?;
+    conn.pragma_update(None, "cache_size", -16_000)?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    schema::migrate(&mut conn)?;
+    Ok(conn)
+}
+
+/// The error as it is told at the start: which file is damaged, and what to do.
+fn damage(path: &Path, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Sqlite(error)
+            if matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) =>
+        {
+            StoreError::Damaged { path: path.to_owned(), detail: error.to_string() }
+        }
+        error => error,
     }
 }
 

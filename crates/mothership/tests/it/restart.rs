@@ -159,3 +159,25 @@ async fn a_directory_with_other_things_in_it_is_left_alone() {
     set_mode(&data, 0o700);
     started_in(&data).await.unwrap().stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_is_named_with_what_to_do_and_one_moved_away_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    started_in(&data).await.unwrap().stop().await;
+    let path = data.join("mothership.db");
+    let whole = std::fs::read(&path).unwrap();
+    // Another file altogether, and one whose first table is gone.
+    let mut torn = whole.clone();
+    torn.iter_mut().skip(100).take(4000).for_each(|byte| *byte = 0xa5);
+    for damaged in [b"no database, but longer than the head of one is".repeat(4), torn] {
+        std::fs::write(&path, &damaged).unwrap();
+        let told = started_in(&data).await.unwrap_err().to_string();
+        assert!(told.contains(path.to_str().unwrap()) && told.contains("restore a backup"), "{told}");
+        assert!(std::fs::read(&path).unwrap() == damaged, "it is left as it is");
+    }
+    std::fs::rename(&path, dir.path().join("away")).unwrap();
+    let running = started_in(&data).await.unwrap();
+    assert!(running.is_first_start());
+    running.stop().await;
+}
