@@ -295,7 +295,14 @@ impl Route {
 /// The prepared mount namespace: what bubblewrap itself needs, and the sandboxes' root.
 fn pad(root: &Root, program: &Path) -> Namespace {
     let tree = |source: &Path, at: PathBuf| Entry::Tree { source: source.to_owned(), at };
-    let mut own = vec![tree(Path::new("/usr"), "/usr".into()), tree(Path::new("/proc"), "/proc".into())];
+    let mut own = vec![tree(Path::new("/proc"), "/proc".into())];
+    // One mount for bubblewrap and the sandboxes where both have the host's: it reads each again at every mount it makes.
+    let usr = Path::new("/usr");
+    own.push(if root.shows(usr) {
+        Entry::Link { at: usr.to_owned(), target: Path::new(PAD_ROOT).join("usr") }
+    } else {
+        tree(usr, usr.to_owned())
+    });
     // The device nodes that bubblewrap hands on, without what else is mounted in /dev.
     own.push(Entry::Bind { source: "/dev".into(), at: "/dev".into() });
     for name in ["bin", "sbin", "lib", "lib32", "lib64"] {

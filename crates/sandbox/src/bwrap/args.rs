@@ -88,10 +88,7 @@ pub(crate) fn arguments(plan: &Arguments<'_>) -> Vec<OsString> {
     for tree in plan.trees {
         args.mount("--ro-bind", &tree.source, &tree.at);
     }
-    // 2. Memory that can be written, each with a bound: without one each may take half of the host's.
-    args.tmpfs("1777", plan.tmp_bytes, "/tmp");
-    args.tmpfs("0755", plan.tmp_bytes.min(MAX_SMALL_TMPFS), "/run");
-    // 3. /proc of the sandbox's own processes, then what is hidden in it.
+    // 2. /proc of the sandbox's own processes, then what is hidden in it.
     args.add(["--proc", "/proc"]);
     for mask in plan.masks {
         match mask {
@@ -103,10 +100,14 @@ pub(crate) fn arguments(plan: &Arguments<'_>) -> Vec<OsString> {
             Mask::ReadOnly(path) => args.mount("--ro-bind", Path::new(path), Path::new(path)),
         }
     }
-    // 4. A minimal /dev, itself read-only: it is a tmpfs without a bound.
+    // 3. A minimal /dev, itself read-only: it is a tmpfs without a bound.
     args.add(["--dev", "/dev"]);
     args.tmpfs("1777", plan.tmp_bytes.min(MAX_SMALL_TMPFS), "/dev/shm");
     args.add(["--remount-ro", "/dev"]);
+    // 4. Memory that can be written, each with a bound: without one each may take half of the host's. Late, because
+    // bubblewrap reads the list of mounts again at each of the ones above.
+    args.tmpfs("1777", plan.tmp_bytes, "/tmp");
+    args.tmpfs("0755", plan.tmp_bytes.min(MAX_SMALL_TMPFS), "/run");
     // 5. The workspace.
     workspace(&mut args, plan.workspace, plan.access);
     if let Some(socket) = plan.proxy_socket {

@@ -165,6 +165,11 @@ impl Root {
         self.0.iter().map(|(at, item)| (at.as_path(), item))
     }
 
+    /// Whether a folder of the host's is mounted in its own place.
+    pub(crate) fn shows(&self, path: &Path) -> bool {
+        matches!(self.0.get(path), Some(Item::Mount(source)) if source == path)
+    }
+
     /// Whether a place lies in a folder of the host's that is mounted.
     pub(crate) fn in_a_mount(&self, at: &Path) -> bool {
         at.ancestors().skip(1).any(|above| matches!(self.0.get(above), Some(Item::Mount(_))))
