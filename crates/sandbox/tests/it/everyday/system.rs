@@ -13,7 +13,7 @@ async fn the_usual_questions_have_answers() {
     let script = r#"
         id && whoami && groups && hostname && getent passwd nexus && getent hosts localhost | tr -s ' '
         uname -s && nproc && pwd && echo ~
-        ps -e -o comm= | sort | tr '\n' ' ' && echo
+        ps -e -o comm= > running && sort running | tr '\n' ' ' && echo
         ps -o pid=,ppid=,user= -p $$ | tr -s ' '
         df --output=fstype /tmp | tail -n 1
         df --portability /workspace >/dev/null && free -m >/dev/null && uptime >/dev/null && ldd /bin/sh >/dev/null
@@ -24,7 +24,7 @@ async fn the_usual_questions_have_answers() {
         "uid=1000(nexus) gid=1000(nexus) groups=1000(nexus)\nnexus\nnexus\nnexus\n\
          nexus:x:1000:1000:nexus:/workspace:/bin/sh\n::1 localhost ip6-localhost ip6-loopback\n\
          Linux\n{cores}\n/workspace\n/workspace\n\
-         6 bash ps sort tr \n 2 1 nexus\ntmpfs\n2\n4096\n/workspace/..\nnot a tty\n"
+         6 bash ps \n 2 1 nexus\ntmpfs\n2\n4096\n/workspace/..\nnot a tty\n"
     );
     assert_eq!(said, expected);
 }
