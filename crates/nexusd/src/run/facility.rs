@@ -48,13 +48,8 @@ pub(super) async fn take(
     profile: SandboxProfile,
 ) -> Result<Folder, RunError> {
     let Some(named) = named else {
-        let own = Scratch::new(temp)?;
-        // One within, for that one is given to the sandbox's user: the outer one stays ours, and is known as such to the
-        // run that removes what a killed one left.
-        let within = own.path().join("workspace");
-        let made = fs::DirBuilder::new().mode(0o700).create(&within);
-        made.map_err(|source| RunError::Folder { what: "make the folder", path: within.clone(), source })?;
-        let opened = Opened::of(&within)?;
+        let own = Scratch::beside(temp, engine.drivers.owner(Driver::Bwrap).uid)?;
+        let opened = Opened::of(own.path())?;
         opened.settle_owner(engine, profile)?;
         return Ok(Folder { path: opened.real, _held: Held::Scratch(own) });
     };

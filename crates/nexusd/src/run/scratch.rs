@@ -32,7 +32,16 @@ impl Scratch {
     /// # Errors
     /// It cannot be made.
     pub fn new(parent: &Path) -> Result<Self, RunError> {
-        remove_abandoned(parent);
+        Self::beside(parent, sys::user::effective_uid())
+    }
+
+    /// As [`Scratch::new`], for a folder that is going to be `owner`'s: those that he was given by runs that were killed are
+    /// removed, too.
+    ///
+    /// # Errors
+    /// As [`Scratch::new`].
+    pub fn beside(parent: &Path, owner: u32) -> Result<Self, RunError> {
+        remove_abandoned(parent, owner);
         let path = parent.join(format!("{PREFIX}{}-{:016x}", std::process::id(), rand::random::<u64>()));
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|source| RunError::Folder { what: "make the folder", path: path.clone(), source })?;
@@ -77,14 +86,19 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what processes left that were killed: folders of this user named by a process that is no more.
-fn remove_abandoned(parent: &Path) {
+/// Removes what processes left that were killed: folders of this user, or of one to whom this user gives them, named by a
+/// process that is no more.
+fn remove_abandoned(parent: &Path, given_to: u32) {
     let Ok(listing) = fs::read_dir(parent) else { return };
     for entry in listing.flatten() {
         let name = entry.file_name();
         let dead = name.to_str().and_then(owner_of).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
-        let ours = entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == sys::user::effective_uid());
-        if dead && ours && remove(&entry.path()).is_err() {
+        let is_ours = |owner| owner == sys::user::effective_uid() || owner == given_to;
+        // Names first: temporary folders are full of others' files.
+        if dead
+            && entry.metadata().is_ok_and(|meta| meta.is_dir() && is_ours(meta.uid()))
+            && remove(&entry.path()).is_err()
+        {
             tracing::debug!(folder = %entry.path().display(), "what a killed run left cannot be removed");
         }
     }
