@@ -39,8 +39,8 @@ struct Taken {
 #[derive(Debug, Default)]
 pub(super) struct InSlots {
     pub(super) entries: Vec<Entry>,
-    /// What is no entry, and why.
-    pub(super) damaged: Vec<(Vec<u8>, EntryError)>,
+    /// What is no entry: which slot, what it holds, and why. To be cleared once it is set aside.
+    pub(super) damaged: Vec<(usize, Vec<u8>, EntryError)>,
 }
 
 impl Slots {
@@ -65,7 +65,7 @@ impl Slots {
                     found.entries.push(entry);
                 }
                 Err(error) => {
-                    found.damaged.push((slot.to_vec(), error));
+                    found.damaged.push((index, slot.to_vec(), error));
                     taken.free.push(index);
                 }
             }
@@ -107,6 +107,11 @@ impl Slots {
         }
         self.file.write_all_at(bytes, offset(index))?;
         self.file.sync_data()
+    }
+
+    /// Empties a damaged slot, so that the next start does not find it again.
+    pub(super) fn clear(&self, index: usize) -> io::Result<()> {
+        self.file.write_all_at(&[0], offset(index))
     }
 
     /// Gives back a slot whose writing failed: what of it is there was not promised to anybody.
@@ -194,6 +199,10 @@ mod tests {
         let (slots, found) = Slots::open(&path).unwrap();
         assert_eq!(found.entries, [entry("b", 900)]);
         assert_eq!(found.damaged.len(), 1);
+        slots.clear(found.damaged[0].0).unwrap();
+        drop(slots);
+        let (slots, found) = Slots::open(&path).unwrap();
+        assert_eq!((found.entries.len(), found.damaged.len()), (1, 0), "found once");
         assert!(put(&slots, &entry("c", 1)));
         assert_eq!(std::fs::metadata(&path).unwrap().len(), (SLOT * SLOTS) as u64);
     }

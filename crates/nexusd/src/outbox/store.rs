@@ -77,9 +77,10 @@ impl Store {
         let (slots, in_slots) = Slots::open(&dir.join(SLOTS_FILE)).map_err(io("cannot open the slots of"))?;
         rustix::fs::fsync(&fd).map_err(|e| io("cannot sync")(e.into()))?;
         let mut found = scan(&dir, in_slots.entries).map_err(io("cannot list the outbox"))?;
-        for (number, (bytes, why)) in in_slots.damaged.into_iter().enumerate() {
-            let aside = dir.join(format!("{SLOTS_FILE}-{number}.corrupt"));
+        for (index, bytes, why) in in_slots.damaged {
+            let aside = free_name(&dir, index);
             fs::write(&aside, bytes).map_err(io("cannot set aside a slot of"))?;
+            slots.clear(index).map_err(io("cannot empty a slot of"))?;
             say_damaged(&aside, &why.to_string());
             found.set_aside.push(aside);
         }
@@ -161,6 +162,12 @@ const SLOTS_FILE: &str = "slots";
 fn make_private_dir(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// A name for a damaged slot that no earlier one has.
+fn free_name(dir: &Path, index: usize) -> PathBuf {
+    let mut names = (0_u64..).map(|number| dir.join(format!("{SLOTS_FILE}-{index}-{number}.corrupt")));
+    names.find(|path| !path.exists()).unwrap_or_else(|| dir.join(format!("{SLOTS_FILE}-{index}.corrupt")))
 }
 
 /// What the files and the slots hold, oldest first.
