@@ -12,4 +12,5 @@ mod live_logs;
 mod process;
 mod restart;
 mod signals;
+mod syncs;
 mod user_api;
