@@ -165,7 +165,7 @@ impl Store {
         let (jobs, queue) = mpsc::channel(QUEUE_BOUND);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer::run(&conn, queue, &hub, clock))
+            .spawn(move || writer::run(conn, queue, &hub, clock))
             .map_err(StoreError::Thread)?;
         Ok(Self {
             jobs: Mutex::new(Some(jobs)),

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -13,6 +15,9 @@ use crate::refusal::Fault;
 
 /// Jobs in one transaction at most: bounds how long the first of them waits for its answer.
 const GROUP_BOUND: usize = 128;
+
+/// Pages in the write-ahead log from which on it is written back, as SQLite does by itself: 4 MB.
+const WRITE_BACK_PAGES: i32 = 1000;
 
 /// A job with its answer's way back packed in.
 ///
@@ -59,7 +64,8 @@ where
 }
 
 /// The thread's life: ends when every sender is gone and the queue is empty.
-pub(super) fn run(conn: &Connection, mut queue: mpsc::Receiver<Job>, hub: &Hub, clock: Clock) {
+pub(super) fn run(mut conn: Connection, mut queue: mpsc::Receiver<Job>, hub: &Hub, clock: Clock) {
+    let log = WriteAheadLog::of(&mut conn);
     let mut group = Vec::with_capacity(GROUP_BOUND);
     while let Some(first) = queue.blocking_recv() {
         group.push(first);
@@ -69,11 +75,42 @@ pub(super) fn run(conn: &Connection, mut queue: mpsc::Receiver<Job>, hub: &Hub, 
                 Err(_) => break,
             }
         }
-        commit(conn, group.drain(..), hub, clock);
+        commit(&conn, group.drain(..), hub, clock);
+        log.write_back(&conn);
     }
     // Leaves a database of one file behind; a failure costs nothing, the next start reads the WAL.
     if let Err(error) = conn.pragma_update(None, "wal_checkpoint", "TRUNCATE") {
         tracing::debug!(%error, "the write-ahead log was left for the next start");
+    }
+}
+
+/// Pages that are in the log and not yet in the database. SQLite would write them back within the commit that makes them too
+/// many, and whoever waits for that commit would wait for three more syncs.
+struct WriteAheadLog {
+    pages: Arc<AtomicI32>,
+}
+
+impl WriteAheadLog {
+    fn of(conn: &mut Connection) -> Self {
+        let pages = Arc::new(AtomicI32::new(0));
+        let seen = Arc::clone(&pages);
+        let hooked = conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, in_log| {
+            seen.store(in_log, Ordering::Relaxed);
+            Ok(())
+        }));
+        if let Err(error) = hooked {
+            tracing::warn!(%error, "SQLite writes its log back by itself");
+        }
+        Self { pages }
+    }
+
+    /// Between two groups: what was committed is answered. What a reader still needs stays for the next time.
+    fn write_back(&self, conn: &Connection) {
+        if self.pages.swap(0, Ordering::Relaxed) >= WRITE_BACK_PAGES
+            && let Err(error) = conn.pragma_update(None, "wal_checkpoint", "PASSIVE")
+        {
+            tracing::warn!(%error, "the write-ahead log could not be written back; it grows until it can");
+        }
     }
 }
 
@@ -174,6 +211,29 @@ mod tests {
         assert_eq!(store.read(|conn| Ok(count(conn))).await.unwrap(), 20);
         store.close().await;
         assert!(store.write(|_| Ok(())).await.is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_log_is_written_back_when_it_has_grown_and_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), &Arc::new(Hub::default()));
+        let bytes = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
+        let full = u64::try_from(WRITE_BACK_PAGES).unwrap() * 4096;
+        for n in 0..40 {
+            let name = "x".repeat(200_000);
+            store
+                .write(move |tx| {
+                    let row = [format!("a{n}"), name];
+                    tx.conn().execute("INSERT INTO accounts (id, name, created_at) VALUES (?1, ?2, 0)", row).unwrap();
+                    Ok(())
+                })
+                .await
+                .unwrap();
+        }
+        // The writer takes the next job after it has written back.
+        store.write(|_| Ok(())).await.unwrap();
+        assert!(bytes("db") > full, "{}", bytes("db"));
+        assert!((full..full * 3 / 2).contains(&bytes("db-wal")), "{}", bytes("db-wal"));
     }
 
     #[tokio::test(flavor = "multi_thread")]
