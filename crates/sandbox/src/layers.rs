@@ -56,7 +56,7 @@ pub enum NetworkLayer {
 pub struct LimitLayer {
     /// `memory_bytes`, `cpu_millicores`, `pids`, `nofile`, `fsize_bytes`, `tmp_bytes`.
     pub name: &'static str,
-    /// The value asked for, in the unit of the name.
+    /// The value asked for, in the unit of the name; less, where the daemon itself is held to less.
     pub value: u64,
     /// `cgroup`, `rlimit`, `tmpfs`; `None`: not in force.
     pub by: Option<&'static str>,

@@ -166,13 +166,14 @@ impl Fence {
             [("nofile", Resource::OpenFiles, limits.nofile), ("fsize_bytes", Resource::FileSize, limits.fsize_bytes)]
         {
             let Some(limit) = limit else { continue };
-            if resource == Resource::OpenFiles && limit.value < MIN_NOFILE {
-                let reason =
-                    format!("{} open files are too few to start anything: give at least {MIN_NOFILE}", limit.value);
+            // A daemon that is held to less itself holds its runs to that.
+            let value = limit.value.min(resource.ceiling());
+            if resource == Resource::OpenFiles && value < MIN_NOFILE {
+                let reason = format!("{value} open files are too few to start anything: give at least {MIN_NOFILE}");
                 return Err(LaunchError::Limit { limit: name, reason });
             }
-            self.stages.push(Stage::Limit(resource, limit.value));
-            self.limits.push(LimitLayer { name, value: limit.value, by: Some("rlimit") });
+            self.stages.push(Stage::Limit(resource, value));
+            self.limits.push(LimitLayer { name, value, by: Some("rlimit") });
         }
         match limits.tmp_bytes {
             Some(limit) if driver == crate::bwrap::NAME => {

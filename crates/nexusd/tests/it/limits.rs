@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use testkit::{StubOptions, WorkDir, require};
 
-use crate::bed::{Bed, Ended};
+use crate::bed::{Bed, Ended, nexusd};
 
 /// A limit that bites ends the run long before its command would.
 const AT_ONCE: Duration = Duration::from_secs(15);
@@ -145,6 +145,29 @@ impl SmallDisk {
 }
 
 impl Drop for SmallDisk {
+/// Whoever may open fewer files than the default runs all the same, within that; and the smallest limit leaves room to start.
+#[test]
+fn a_daemon_that_may_open_few_files_holds_its_runs_to_that() {
+    require!(Bwrap);
+    let dir = WorkDir::new();
+    let run = |nofile: u64, own: u64| {
+        let config = dir.write("config.yaml", format!("min_free_bytes: 0\nlimits: {{nofile: {nofile}}}\n"));
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={own}:{own}"));
+        if rustix::process::geteuid().is_root() {
+            // Root may raise its limits, unless it is one of a container.
+            command.args(["setpriv", "--bounding-set=-sys_resource"]);
+        }
+        command.arg(nexusd().get_program()).current_dir(dir.path());
+        let output = command.args(["run", "--config"]).arg(config).args(["--", "ulimit -n"]).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (nofile, own, seen) in [(4096, 1024, "1024"), (64, 1024, "64"), (200, 1024, "200")] {
+        let (stdout, stderr) = run(nofile, own);
+        assert_eq!((stdout.trim_end(), stderr.as_str()), (seen, ""), "{nofile} of {own}");
+    }
+}
+
     fn drop(&mut self) {
         Command::new("umount").arg("--lazy").arg(&self.0).status().unwrap();
     }

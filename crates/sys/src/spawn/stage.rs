@@ -45,7 +45,7 @@ pub enum Stage {
     },
     /// Joins the cgroup that this file of it lets in, see [`crate::cgroup::Group::doors`].
     JoinCgroup(OwnedFd),
-    /// Sets a limit, soft and hard alike.
+    /// Sets a limit, soft and hard alike. That of open files is in force from exec on.
     Limit(Resource, u64),
     /// Begins a session and process group of its own: no controlling terminal, no Ctrl-C of the daemon's.
     NewSession,
@@ -62,6 +62,25 @@ pub enum Stage {
     WorkingDirectory(OwnedFd),
 }
 
+impl Resource {
+    /// The highest limit that a child may be given: the daemon's own, where it may not go beyond that.
+    #[must_use]
+    pub fn ceiling(self) -> u64 {
+        use rustix::process::{Resource as Kind, getrlimit};
+        use rustix::thread::{CapabilitySet, capabilities};
+        let may_raise = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE));
+        if may_raise {
+            return u64::MAX;
+        }
+        let kind = match self {
+            Self::Core => Kind::Core,
+            Self::FileSize => Kind::Fsize,
+            Self::OpenFiles => Kind::Nofile,
+        };
+        getrlimit(kind).maximum.unwrap_or(u64::MAX)
+    }
+}
+
 impl Stage {
     /// The step in words, for the error.
     fn describe(&self) -> &'static str {
@@ -70,7 +89,9 @@ impl Stage {
             Self::OwnMountNamespace => "making a mount namespace",
             Self::Attach { .. } => "mounting into the sandbox's namespace",
             Self::JoinCgroup(_) => "joining the cgroup",
-            Self::Limit(..) => "setting a resource limit",
+            Self::Limit(Resource::Core, _) => "setting the limit of core dumps",
+            Self::Limit(Resource::FileSize, _) => "setting the limit of a file's size",
+            Self::Limit(Resource::OpenFiles, _) => "setting the limit of open files",
             Self::NewSession => "making a session",
             Self::ChangeUser { .. } => "changing to the sandbox's user",
             Self::DieWithParent => "asking to die with the daemon",
@@ -166,6 +187,13 @@ extern "C" fn child_main(prepared: *mut c_void) -> c_int {
         }
     }
     if arrange_descriptors(prepared) == 0 {
+        for (index, stage) in prepared.stages.iter().enumerate() {
+            if let Stage::Limit(Resource::OpenFiles, most) = stage
+                && set_limit(Resource::OpenFiles, *most) != 0
+            {
+                fail(prepared, index + 1);
+            }
+        }
         reset_signals();
         execute(prepared);
     }
@@ -198,6 +226,8 @@ fn perform(stage: &Stage, parent: c_int) -> c_long {
                 libc::MOVE_MOUNT_F_EMPTY_PATH,
             ),
             Stage::JoinCgroup(procs) => c_long::from(libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1),
+            // Until the descriptors are in place there are more of them than the program may open.
+            Stage::Limit(Resource::OpenFiles, value) => make_room(Resource::OpenFiles, *value),
             Stage::Limit(resource, value) => set_limit(*resource, *value),
             Stage::NewSession => c_long::from(libc::setsid() == -1),
             Stage::ChangeUser { uid, gid } => change_user(*uid, *gid),
@@ -208,14 +238,30 @@ fn perform(stage: &Stage, parent: c_int) -> c_long {
 }
 
 fn set_limit(resource: Resource, value: u64) -> c_long {
+    let limit = libc::rlimit64 { rlim_cur: value, rlim_max: value };
+    prlimit(resource, &raw const limit, std::ptr::null_mut())
+}
+
+/// Raises the hard limit where it is below the value, which takes rights that a change of user gives up.
+fn make_room(resource: Resource, value: u64) -> c_long {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let failed = prlimit(resource, std::ptr::null(), &raw mut limit);
+    if failed != 0 || limit.rlim_max >= value {
+        return failed;
+    }
+    limit.rlim_max = value;
+    prlimit(resource, &raw const limit, std::ptr::null_mut())
+}
+
+/// Both pointers are null or lead to a limit that lives across the call.
+fn prlimit(resource: Resource, new: *const libc::rlimit64, old: *mut libc::rlimit64) -> c_long {
     let number = match resource {
         Resource::Core => libc::RLIMIT_CORE,
         Resource::FileSize => libc::RLIMIT_FSIZE,
         Resource::OpenFiles => libc::RLIMIT_NOFILE,
     };
-    let limit = libc::rlimit64 { rlim_cur: value, rlim_max: value };
-    // SAFETY: the limit is initialised and lives across the call; pid 0 is this process.
-    unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, &raw const limit, std::ptr::null_mut::<libc::rlimit64>()) }
+    // SAFETY: see above; pid 0 is this process.
+    unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, new, old) }
 }
 
 /// Raw calls: libc's own would change the uid of every thread of the daemon, which shares this memory.

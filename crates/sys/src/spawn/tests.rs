@@ -76,6 +76,14 @@ fn stages_happen() {
     assert_eq!(text, format!("99\n0\n{}\nleader\n", dir.path().display()));
 }
 
+/// However few files the program may open, and however many the daemon has.
+#[test]
+fn few_open_files_are_no_obstacle_to_the_start() {
+    let many: Vec<File> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
+    let (text, _) = output("ulimit -n", vec![Stage::Limit(Resource::OpenFiles, 10)]);
+    assert_eq!((text.as_str(), many.len()), ("10\n", 100));
+}
+
 #[test]
 fn a_failed_stage_and_a_missing_program_are_told_apart() {
     let spawner = Spawner::start().unwrap();
