@@ -53,6 +53,8 @@ const WRITABLE: [&str; 5] = ["/workspace", "/tmp", "/run", "/dev", "/proc"];
 #[derive(Debug)]
 pub(crate) struct Bwrap {
     program: PathBuf,
+    /// What its processes are called.
+    name: PathBuf,
     owner: Owner,
     base: Base,
     /// Its root is the host's /usr with an /etc of our own.
@@ -114,7 +116,7 @@ impl Bwrap {
             Base::Folder { root: folder, trees }
         };
         let host_usr = settings.root == RootSource::HostUsr;
-        Ok(Ok(Self { program, owner, base, host_usr, masks, filter, left_out }))
+        Ok(Ok(Self { program, name: own_dir.join(NAME), owner, base, host_usr, masks, filter, left_out }))
     }
 
     /// Puts a run together.
@@ -247,6 +249,7 @@ impl Bwrap {
             Base::Folder { root, trees } => (root.as_path(), &trees[..], workspace, socket),
         };
         let plan = Arguments {
+            name: &self.name,
             root,
             trees,
             masks: &self.masks,

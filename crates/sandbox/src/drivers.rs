@@ -404,7 +404,7 @@ impl Engine {
 }
 
 impl OwnDir {
-    /// Makes a directory for this set of drivers, and removes those of processes that are gone.
+    /// Makes a directory for this set of drivers, and removes those of processes that are gone, with what is left of them.
     fn make(runtime_dir: &Path) -> Result<Self, DriversError> {
         use std::os::unix::fs::DirBuilderExt;
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -418,6 +418,7 @@ impl OwnDir {
             let pid =
                 name.to_str().and_then(|name| name.strip_prefix("drivers-")?.split('-').next()?.parse::<u32>().ok());
             if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                sys::leftover::end_those_of(&entry.path());
                 std::fs::remove_dir_all(entry.path()).map_err(failed(&entry.path()))?;
             }
         }
@@ -425,6 +426,7 @@ impl OwnDir {
         let path = runtime_dir.join(format!("drivers-{}-{number}", std::process::id()));
         // Left by a process that had the same pid before a restart of the host.
         if path.exists() {
+            sys::leftover::end_those_of(&path);
             std::fs::remove_dir_all(&path).map_err(failed(&path))?;
         }
         std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed(&path))?;

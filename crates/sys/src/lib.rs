@@ -14,6 +14,8 @@ pub mod disk;
 pub mod facts;
 #[cfg(target_os = "linux")]
 pub mod fdpass;
+#[cfg(target_os = "linux")]
+pub mod leftover;
 pub mod lock;
 #[cfg(target_os = "linux")]
 pub mod memfd;

@@ -95,11 +95,11 @@ fn remove_abandoned(parent: &Path, given_to: u32) {
         let dead = name.to_str().and_then(owner_of).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
         let is_ours = |owner| owner == sys::user::effective_uid() || owner == given_to;
         // Names first: temporary folders are full of others' files.
-        if dead
-            && entry.metadata().is_ok_and(|meta| meta.is_dir() && is_ours(meta.uid()))
-            && remove(&entry.path()).is_err()
-        {
-            tracing::debug!(folder = %entry.path().display(), "what a killed run left cannot be removed");
+        if dead && entry.metadata().is_ok_and(|meta| meta.is_dir() && is_ours(meta.uid())) {
+            sys::leftover::end_those_of(&entry.path());
+            if remove(&entry.path()).is_err() {
+                tracing::debug!(folder = %entry.path().display(), "what a killed run left cannot be removed");
+            }
         }
     }
 }

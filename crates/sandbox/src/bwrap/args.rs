@@ -46,6 +46,8 @@ pub(crate) enum Mask {
 /// Everything the arguments depend on.
 #[derive(Clone, Debug)]
 pub(crate) struct Arguments<'a> {
+    /// What the process is called: a path in the drivers' own directory, by which one that a killed daemon left is found.
+    pub(crate) name: &'a Path,
     /// The prepared root directory.
     pub(crate) root: &'a Path,
     /// Mounts on top of it.
@@ -66,7 +68,7 @@ pub(crate) struct Arguments<'a> {
 
 /// The arguments, from the program's name to the helper's.
 pub(crate) fn arguments(plan: &Arguments<'_>) -> Vec<OsString> {
-    let mut args = List(vec!["bwrap".into()]);
+    let mut args = List(vec![plan.name.into()]);
     for namespace in ["user", "pid", "net", "ipc", "uts", "cgroup"] {
         if namespace != "net" || !plan.left_out.has(Knockout::Net) {
             args.add([format!("--unshare-{namespace}")]);
@@ -194,7 +196,18 @@ mod tests {
 
     fn plan<'a>(masks: &'a [Mask], trees: &'a [Tree], access: &'a WorkspaceAccess) -> Arguments<'a> {
         let (root, workspace) = (Path::new("/pad/root"), Path::new("/pad/workspace"));
-        Arguments { root, trees, masks, workspace, access, proxy_socket: None, tmp_bytes: 536_870_912, left_out: &NONE }
+        let name = Path::new("/w/.nexus/runtime/drivers-7-0/bwrap");
+        Arguments {
+            name,
+            root,
+            trees,
+            masks,
+            workspace,
+            access,
+            proxy_socket: None,
+            tmp_bytes: 536_870_912,
+            left_out: &NONE,
+        }
     }
 
     #[test]

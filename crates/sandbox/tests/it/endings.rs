@@ -189,3 +189,28 @@ fn a_run_outlives_the_pool_thread_that_started_it() {
         assert_eq!(crate::bed::text(stdout).await, "lived\n");
     });
 }
+
+/// What a killed daemon may leave is a bubblewrap that waits for it: the next daemon knows it by its name, and ends it.
+#[tokio::test]
+async fn what_a_killed_daemon_left_is_ended_by_the_next_one() {
+    use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+    let bed = Bed::new();
+    let (handle, _stdout, _stderr) = bed.start(Run::sh("true")).await.unwrap();
+    let name = std::fs::read(format!("/proc/{}/cmdline", handle.pid())).unwrap();
+    let name = String::from_utf8(name.split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap();
+    handle.abandon();
+    let runtime = bed.dir.path().join("runtime");
+    let own = format!("{}/drivers-{}-", runtime.display(), std::process::id());
+    assert!(name.starts_with(&own) && name.ends_with("/bwrap"), "{name}");
+    // A pid above the kernel's highest is nobody's; pid 1 lives.
+    let mut left = [4_194_999, 1].map(|pid| {
+        let folder = runtime.join(format!("drivers-{pid}-0"));
+        std::fs::create_dir(&folder).unwrap();
+        std::process::Command::new("sleep").arg0(folder.join("bwrap")).arg("60").spawn().unwrap()
+    });
+    drop(sandbox::Drivers::new(crate::bed::settings(bed.dir.path())).unwrap());
+    assert_eq!(left[0].wait().unwrap().signal(), Some(9));
+    assert_eq!(left[1].try_wait().unwrap(), None);
+    left[1].kill().unwrap();
+    left[1].wait().unwrap();
+}

@@ -1,0 +1,68 @@
+//! Processes that a killed daemon left: named by a folder of its own.
+//!
+//! bubblewrap makes the sandbox's first process before that one can be told to die with it. Where the daemon is killed in
+//! between, it takes bubblewrap along and leaves the other, which has started nothing and waits for ever. Its name, the first
+//! of its arguments, is what it is found by.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// As much of a process's arguments as a path can be long (PATH_MAX).
+const MAX_NAME: u64 = 4096;
+
+/// Kills every process whose name is a path beneath `folder`. Whoever gives himself such a name asks for it; one that may not
+/// be killed is another user's.
+pub fn end_those_of(folder: &Path) {
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        // The number may be another process's by the time that it is opened: what is killed is looked at then.
+        if let Some(pid) = pid
+            && is_of(pid, folder)
+            && let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+            && is_of(pid, folder)
+        {
+            pidfd_send_signal(process, Signal::KILL).unwrap_or(());
+        }
+    }
+}
+
+fn is_of(pid: Pid, folder: &Path) -> bool {
+    let mut arguments = Vec::new();
+    let file = File::open(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+    if file.and_then(|file| file.take(MAX_NAME).read_to_end(&mut arguments)).is_err() {
+        return false;
+    }
+    let name = arguments.split(|byte| *byte == 0).next().unwrap_or_default();
+    name.strip_prefix(folder.as_os_str().as_bytes()).is_some_and(|rest| rest.len() > 1 && rest.starts_with(b"/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn named(name: &Path) -> Child {
+        Command::new("sleep").arg0(name).arg("60").spawn().unwrap()
+    }
+
+    #[test]
+    fn those_that_are_named_by_the_folder_are_killed_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, longer) = (dir.path().join("drivers-1"), dir.path().join("drivers-12"));
+        let mut left = named(&folder.join("bwrap"));
+        let mut others = [named(&longer.join("bwrap")), named(&folder), named(dir.path())];
+        end_those_of(&folder);
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&left.wait().unwrap()), Some(9));
+        for other in &mut others {
+            assert_eq!(other.try_wait().unwrap(), None);
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+    }
+}
