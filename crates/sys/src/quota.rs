@@ -27,8 +27,8 @@ const GET_QUOTA: u32 = 0x80_0007;
 const SET_QUOTA: u32 = 0x80_0008;
 const GET_STATE: u32 = ((b'X' as u32) << 8) + 8;
 
-/// The one field of [`Dqblk`] that is set: the limits of space (`QIF_BLIMITS`).
-const SPACE_LIMITS: u32 = 1;
+/// The fields of [`Dqblk`] that are set: the limits of space and of inodes (`QIF_BLIMITS`, `QIF_ILIMITS`).
+const SPACE_AND_INODES: u32 = 1 | 4;
 
 /// The unit of these limits.
 const LIMIT_UNIT: u64 = 1024;
@@ -80,6 +80,9 @@ struct Attributes {
     pad: [u8; 8],
 }
 
+/// `FS_XFLAG_PREALLOC`: space was asked for beyond what was written (fallocate(2)).
+const PREALLOCATED: u32 = 0x2;
+
 /// `EXT4_SUPER_MAGIC` (`linux/magic.h`).
 const EXT4: FsWord = 0xEF53;
 
@@ -90,8 +93,17 @@ pub struct Taken {
     pub bytes: u64,
     /// Files and directories.
     pub inodes: u64,
-    /// The bound of the bytes.
-    pub limit: Option<u64>,
+    /// The bounds of both.
+    pub limit: Option<Bounds>,
+}
+
+/// What a project may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes, in whole KiB.
+    pub bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
 }
 
 /// Why a tree did not become a project's.
@@ -126,7 +138,8 @@ pub fn taken(on: BorrowedFd<'_>, project: u32) -> io::Result<Taken> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
         other => other?,
     }
-    let limit = (quota.space_hard > 0).then(|| quota.space_hard.saturating_mul(LIMIT_UNIT));
+    let limit = (quota.space_hard > 0 || quota.inodes_hard > 0)
+        .then(|| Bounds { bytes: quota.space_hard.saturating_mul(LIMIT_UNIT), inodes: quota.inodes_hard });
     Ok(Taken { bytes: quota.space, inodes: quota.inodes, limit })
 }
 
@@ -139,13 +152,15 @@ pub fn tells_exactly(on: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(fstatfs(on)?.f_type == EXT4)
 }
 
-/// Sets the bound of a project's bytes, rounded up to whole KiB, or takes it back.
+/// Sets the bounds of a project, bytes rounded up to whole KiB, or takes them back.
 ///
 /// # Errors
 /// As [`taken`].
-pub fn set_limit(on: BorrowedFd<'_>, project: u32, bytes: Option<u64>) -> io::Result<()> {
-    let space_hard = bytes.map_or(0, |bytes| bytes.div_ceil(LIMIT_UNIT).max(1));
-    let mut quota = Dqblk { space_hard, valid: SPACE_LIMITS, ..Dqblk::default() };
+pub fn set_limit(on: BorrowedFd<'_>, project: u32, limit: Option<Bounds>) -> io::Result<()> {
+    // 0 is no bound.
+    let space_hard = limit.map_or(0, |limit| limit.bytes.div_ceil(LIMIT_UNIT).max(1));
+    let inodes_hard = limit.map_or(0, |limit| limit.inodes.max(1));
+    let mut quota = Dqblk { space_hard, inodes_hard, valid: SPACE_AND_INODES, ..Dqblk::default() };
     quotactl(on, SET_QUOTA, project, &mut quota)
 }
 
@@ -155,6 +170,14 @@ pub fn set_limit(on: BorrowedFd<'_>, project: u32, bytes: Option<u64>) -> io::Re
 /// The file system has no projects.
 pub fn project_of(file: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(attributes(file)?.project)
+}
+
+/// Whether somebody asked for space for the file ahead of what he wrote. XFS remembers that.
+///
+/// # Errors
+/// As [`project_of`].
+pub fn preallocated(file: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(attributes(file)?.flags & PREALLOCATED != 0)
 }
 
 /// Gives the directory and everything beneath it to a project, from now on whatever is made there, too. What can hold no
@@ -266,7 +289,7 @@ mod tests {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let dir = Beneath::open(dir.path()).unwrap();
         assert!(!enforced(dir.fd()).unwrap_or(false));
-        assert!(set_limit(dir.fd(), 7, Some(1)).is_err());
+        assert!(set_limit(dir.fd(), 7, Some(Bounds { bytes: 1, inodes: 1 })).is_err());
         assert!(taken(dir.fd(), 7).is_err());
     }
 }

@@ -2,21 +2,27 @@
 //!
 //! The tree is written to by somebody hostile while it is measured, so nothing is done by path and no link is followed.
 //! What cannot be measured is said to be so: a tree too deep or too large is [`UsageError::Unmeasurable`], never small.
+//!
+//! What a file takes beyond its end counts: whoever wants to can take any amount there (fallocate(2)). XFS sets space aside
+//! there by itself for a file that grows, as much again as the file has, and gives it back later: that is not counted.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, FsWord, Mode, OFlags, fstat, fstatfs, openat, statat};
 use rustix::io::Errno;
+
+use crate::quota;
 
 /// Deepest directory that is walked into: each level holds a descriptor.
 const MAX_DEPTH: usize = 256;
 
 /// Most entries that are looked at.
-const MAX_ENTRIES: usize = 5_000_000;
+const MAX_ENTRIES: u64 = 5_000_000;
 
 /// Most files with several links that are told apart; beyond them each link counts.
 const MAX_LINKED: usize = 1_000_000;
@@ -24,13 +30,16 @@ const MAX_LINKED: usize = 1_000_000;
 /// Bytes of a block as `st_blocks` counts them (stat(2)).
 const BLOCK: u64 = 512;
 
-/// What a file takes beyond its end. XFS sets space aside there for a file that grows, and gives it back later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BeyondTheEnd {
-    /// It counts: whoever wants to can take any amount there (fallocate(2)).
-    Counts,
-    /// It does not: something else bounds it.
-    IsLeftOut,
+/// `XFS_SUPER_MAGIC` (`linux/magic.h`).
+const XFS: FsWord = 0x5846_5342;
+
+/// What a tree takes of its file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Allocated bytes.
+    pub bytes: u64,
+    /// Files, directories, links and all else that has a name, itself not counted.
+    pub entries: u64,
 }
 
 /// Why there is no figure.
@@ -44,20 +53,20 @@ pub enum UsageError {
     Io(#[from] io::Error),
 }
 
-/// The bytes that the directory and everything beneath it take of its file system: allocated blocks, so that a sparse file
-/// counts what it holds. Other file systems mounted beneath are left out; entries that vanish meanwhile count nothing.
+/// What the directory and everything beneath it take of its file system. A sparse file counts what it holds, a file with
+/// several names once. Other file systems mounted beneath are left out; entries that vanish meanwhile count nothing.
 ///
 /// # Errors
 /// [`UsageError`].
-pub fn beneath(dir: BorrowedFd<'_>, beyond: BeyondTheEnd) -> Result<u64, UsageError> {
+pub fn beneath(dir: BorrowedFd<'_>) -> Result<Usage, UsageError> {
     let top = fstat(dir).map_err(io::Error::from)?;
-    let mut bytes = blocks(top.st_blocks);
+    let grows_ahead = fstatfs(dir).map_err(io::Error::from)?.f_type == XFS;
+    let mut usage = Usage { bytes: blocks(top.st_blocks), entries: 0 };
     let mut linked = HashSet::new();
-    let mut seen = 0_usize;
     let mut stack = vec![listing(dir, c".").map_err(io::Error::from)?];
     loop {
         let depth = stack.len();
-        let Some(top_dir) = stack.last_mut() else { return Ok(bytes) };
+        let Some(top_dir) = stack.last_mut() else { return Ok(usage) };
         let Some(entry) = top_dir.read() else {
             stack.pop();
             continue;
@@ -67,8 +76,8 @@ pub fn beneath(dir: BorrowedFd<'_>, beyond: BeyondTheEnd) -> Result<u64, UsageEr
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        seen += 1;
-        if seen > MAX_ENTRIES {
+        usage.entries += 1;
+        if usage.entries > MAX_ENTRIES {
             return Err(UsageError::Unmeasurable("more than 5,000,000 entries"));
         }
         let parent = top_dir.fd().map_err(io::Error::from)?;
@@ -84,12 +93,16 @@ pub fn beneath(dir: BorrowedFd<'_>, beyond: BeyondTheEnd) -> Result<u64, UsageEr
         if !is_dir && stat.st_nlink > 1 && linked.len() < MAX_LINKED && !linked.insert(stat.st_ino) {
             continue;
         }
-        bytes = bytes.saturating_add(match beyond {
-            BeyondTheEnd::IsLeftOut if FileType::from_raw_mode(stat.st_mode).is_file() => {
-                blocks(stat.st_blocks).min(u64::try_from(stat.st_size).unwrap_or(0).next_multiple_of(PAGE))
+        let mut taken = blocks(stat.st_blocks);
+        let within = up_to_the_end(u64::try_from(stat.st_size).unwrap_or(0));
+        if grows_ahead && taken > within && FileType::from_raw_mode(stat.st_mode).is_file() {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            // What cannot be looked at, or is something else by now, counts whole.
+            if openat(parent, name.as_c_str(), flags, Mode::empty()).is_ok_and(|file| sets_aside(file.as_fd())) {
+                taken = within;
             }
-            _ => blocks(stat.st_blocks),
-        });
+        }
+        usage.bytes = usage.bytes.saturating_add(taken);
         if is_dir {
             if depth >= MAX_DEPTH {
                 return Err(UsageError::Unmeasurable("folders nested more than 256 deep"));
@@ -105,22 +118,44 @@ pub fn beneath(dir: BorrowedFd<'_>, beyond: BeyondTheEnd) -> Result<u64, UsageEr
     }
 }
 
-/// The bytes that files take which these processes hold open although no name leads to them any more. A process that is
-/// gone or may not be looked at counts nothing.
+/// What files take which these processes hold open although no name leads to them any more. A process that is gone or may
+/// not be looked at counts nothing.
 #[must_use]
-pub fn held_unlinked(pids: &[i32], device: u64) -> u64 {
+pub fn held_unlinked(pids: &[i32], device: u64) -> Usage {
     let mut known = HashSet::new();
-    let mut bytes = 0_u64;
+    let mut usage = Usage::default();
     for pid in pids {
         let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for entry in open.flatten() {
             let Ok(meta) = fs::metadata(entry.path()) else { continue };
             if meta.is_file() && meta.nlink() == 0 && meta.dev() == device && known.insert(meta.ino()) {
-                bytes = bytes.saturating_add(meta.blocks().saturating_mul(BLOCK));
+                usage.bytes = usage.bytes.saturating_add(taken_by(&entry.path(), &meta));
+                usage.entries += 1;
             }
         }
     }
-    bytes
+    usage
+}
+
+/// What one open file takes.
+fn taken_by(path: &Path, meta: &fs::Metadata) -> u64 {
+    let (taken, within) = (meta.blocks().saturating_mul(BLOCK), up_to_the_end(meta.size()));
+    if taken <= within {
+        return taken;
+    }
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+    let ahead =
+        file.is_ok_and(|file| fstatfs(&file).is_ok_and(|system| system.f_type == XFS) && sets_aside(file.as_fd()));
+    if ahead { within } else { taken }
+}
+
+/// Whether what a file of an XFS takes beyond its end was set aside by the file system, and not asked for.
+fn sets_aside(file: BorrowedFd<'_>) -> bool {
+    quota::preallocated(file).is_ok_and(|asked_for| !asked_for)
+}
+
+fn up_to_the_end(size: u64) -> u64 {
+    size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX)
 }
 
 /// Whatever a file's end is in is the file's.
@@ -153,18 +188,18 @@ mod tests {
         fs::create_dir_all(tree.join("a/b")).unwrap();
         fs::write(root.path().join("outside"), vec![1; 4 << 20]).unwrap();
         let dir = Beneath::open(&tree).unwrap();
-        let empty = beneath(dir.fd(), BeyondTheEnd::Counts).unwrap();
+        let empty = beneath(dir.fd()).unwrap();
         fs::write(tree.join("a/b/file"), vec![1; 1 << 20]).unwrap();
         fs::hard_link(tree.join("a/b/file"), tree.join("again")).unwrap();
         symlink(root.path(), tree.join("up")).unwrap();
         File::create(tree.join("sparse")).unwrap().set_len(100 << 30).unwrap();
-        let added = beneath(dir.fd(), BeyondTheEnd::Counts).unwrap() - empty;
+        let full = beneath(dir.fd()).unwrap();
+        let added = full.bytes - empty.bytes;
         assert!((MIB..MIB + 64 * 1024).contains(&added), "{added}");
-        let left_out = beneath(dir.fd(), BeyondTheEnd::IsLeftOut).unwrap();
+        assert_eq!((empty.entries, full.entries), (2, 6));
         let big = File::options().write(true).open(tree.join("a/b/file")).unwrap();
         rustix::fs::fallocate(&big, rustix::fs::FallocateFlags::KEEP_SIZE, MIB, 3 * MIB).unwrap();
-        assert!(beneath(dir.fd(), BeyondTheEnd::Counts).unwrap() - empty >= 4 * MIB);
-        assert_eq!(beneath(dir.fd(), BeyondTheEnd::IsLeftOut).unwrap(), left_out);
+        assert!(beneath(dir.fd()).unwrap().bytes - empty.bytes >= 4 * MIB);
     }
 
     #[test]
@@ -173,7 +208,7 @@ mod tests {
         let deep: std::path::PathBuf = std::iter::repeat_n("d", 300).collect();
         fs::create_dir_all(root.path().join(&deep)).unwrap();
         let dir = Beneath::open(root.path()).unwrap();
-        assert!(matches!(beneath(dir.fd(), BeyondTheEnd::Counts), Err(UsageError::Unmeasurable(_))));
+        assert!(matches!(beneath(dir.fd()), Err(UsageError::Unmeasurable(_))));
     }
 
     #[test]
@@ -186,7 +221,8 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let named = held_unlinked(&[own], device);
         fs::remove_file(&path).unwrap();
-        assert!(held_unlinked(&[own], device) >= named + MIB);
+        let held = held_unlinked(&[own], device);
+        assert!(held.bytes >= named.bytes + MIB && held.entries > named.entries, "{named:?} {held:?}");
         drop(file);
     }
 }

@@ -49,6 +49,20 @@ async fn a_run_too_fast_for_the_watch_is_no_success() {
     assert_eq!(with_disk(&bed, 1, "truncate -s 10G hole").await.outcome(), ("succeeded", 0, ""));
 }
 
+/// A file system has a number of files to give away, and empty ones take none of its bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_without_content_count() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    let many = |count: u32, then: &str| format!("mkdir d; cd d; seq {count} | xargs touch; echo made; {then}");
+    let began = Instant::now();
+    let ended = with_disk(&bed, 20, &many(70_000, "sleep 60")).await;
+    assert_eq!((ended.report.exit_code, ended_by(&ended)), (Some(125), Some("disk")), "{}", ended.stderr);
+    assert!(ended.stderr.contains("files and folders to its facility"), "{}", ended.stderr);
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    assert_eq!(with_disk(&bed, 20, &many(10_000, "true")).await.outcome(), ("succeeded", 0, "made\n"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_a_name_counts() {
     require!(Root, Bwrap, Cgroups);
@@ -131,20 +145,6 @@ async fn limits_that_make_no_sense_are_refused_and_zero_is_the_default() {
     assert_eq!(bed.run(json!({ "command": "echo ran", "limits": zero })).await.outcome(), ("succeeded", 0, "ran\n"));
 }
 
-/// A small file system of the test's own.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path, mib: u32) -> Self {
-        std::fs::create_dir_all(at).unwrap();
-        let size = format!("size={mib}m,mode=0700");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "nexus-test"]).arg(at).status().unwrap();
-        assert!(mounted.success());
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for SmallDisk {
 /// Whoever may open fewer files than the default runs all the same, within that; and the smallest limit leaves room to start.
 #[test]
 fn a_daemon_that_may_open_few_files_holds_its_runs_to_that() {
@@ -168,6 +168,20 @@ fn a_daemon_that_may_open_few_files_holds_its_runs_to_that() {
     }
 }
 
+/// A small file system of the test's own.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, mib: u32) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        let size = format!("size={mib}m,mode=0700");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "nexus-test"]).arg(at).status().unwrap();
+        assert!(mounted.success());
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
     fn drop(&mut self) {
         Command::new("umount").arg("--lazy").arg(&self.0).status().unwrap();
     }

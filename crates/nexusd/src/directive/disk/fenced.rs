@@ -7,7 +7,8 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sys::quota::{self, Taken};
+use sys::quota::{self, Bounds, Taken};
+use sys::usage::Usage;
 use tracing::{debug, warn};
 
 use super::choice::{self, Choice, FIRST_PROJECT, Facts, PROJECTS};
@@ -16,8 +17,11 @@ use super::choice::{self, Choice, FIRST_PROJECT, Facts, PROJECTS};
 /// XFS refuses up to 4 MiB of a write at once (1024 pages), so what stands at the stop may be that much less than the limit.
 const ROOM: u64 = 8 << 20;
 
+/// The same for files and directories.
+const ROOM_INODES: u64 = 1024;
+
 /// A limit that nothing reaches: it says that a number is taken, before the first file says so.
-const CLAIMED: u64 = 1 << 60;
+const CLAIMED: Bounds = Bounds { bytes: 1 << 60, inodes: 1 << 60 };
 
 /// How many numbers are looked at for a free one.
 const TRIES: u32 = 64;
@@ -30,11 +34,16 @@ static CHOOSING: Mutex<()> = Mutex::new(());
 pub(super) struct Fenced {
     facility: Arc<OwnedFd>,
     project: u32,
-    before: u64,
+    before: Usage,
 }
 
 /// Puts the fence up, or says why the facility has to be watched instead. A facility's first fence walks over all its files.
-pub(super) async fn raise(facility: Arc<OwnedFd>, persistent: bool, uid: u32, allowed: u64) -> Result<Fenced, String> {
+pub(super) async fn raise(
+    facility: Arc<OwnedFd>,
+    persistent: bool,
+    uid: u32,
+    allowed: Usage,
+) -> Result<Fenced, String> {
     let raise = move || {
         let facts = facts(facility.as_fd(), persistent, uid);
         let (project, new) = match choice::choose(&facts) {
@@ -42,14 +51,18 @@ pub(super) async fn raise(facility: Arc<OwnedFd>, persistent: bool, uid: u32, al
             Choice::Fence { project } => (project, false),
             Choice::NewFence => (claim(facility.as_fd(), rand::random())?, true),
         };
-        let mut fence = Fenced { facility, project, before: 0 };
+        let mut fence = Fenced { facility, project, before: Usage::default() };
         if new {
             let assigned = quota::assign(fence.facility.as_fd(), project);
             assigned.map_err(|error| format!("its files could not be made a project: {error}"))?;
         }
         let on = fence.facility.as_fd();
-        fence.before = quota::taken(on, project).map_err(|error| error.to_string())?.bytes;
-        quota::set_limit(on, project, Some(fence.before + allowed + ROOM)).map_err(|error| error.to_string())?;
+        fence.before = quota::taken(on, project).map(usage).map_err(|error| error.to_string())?;
+        let limit = Bounds {
+            bytes: fence.before.bytes + allowed.bytes + ROOM,
+            inodes: fence.before.entries + allowed.entries + ROOM_INODES,
+        };
+        quota::set_limit(on, project, Some(limit)).map_err(|error| error.to_string())?;
         Ok(fence)
     };
     tokio::task::spawn_blocking(raise).await.unwrap_or_else(|error| Err(error.to_string()))
@@ -64,6 +77,10 @@ pub(super) fn take_leftover_back(facility: BorrowedFd<'_>) {
         // Nothing is enforced where nobody may look.
         Err(error) => debug!(project, %error, "the facility's project quota cannot be read"),
     }
+}
+
+fn usage(taken: Taken) -> Usage {
+    Usage { bytes: taken.bytes, entries: taken.inodes }
 }
 
 fn take_back(on: BorrowedFd<'_>, project: u32) {
@@ -103,10 +120,13 @@ impl Fenced {
         quota::tells_exactly(self.facility.as_fd()).unwrap_or(false)
     }
 
-    /// Bytes that the facility takes more than before. A file without a name counts as long as it is held.
-    pub(super) fn added(&self) -> Result<u64, String> {
-        let taken = quota::taken(self.facility.as_fd(), self.project).map_err(|error| error.to_string())?;
-        Ok(taken.bytes.saturating_sub(self.before))
+    /// What the facility takes more than before. A file without a name counts as long as it is held.
+    pub(super) fn added(&self) -> Result<Usage, String> {
+        let now = quota::taken(self.facility.as_fd(), self.project).map(usage).map_err(|error| error.to_string())?;
+        Ok(Usage {
+            bytes: now.bytes.saturating_sub(self.before.bytes),
+            entries: now.entries.saturating_sub(self.before.entries),
+        })
     }
 }
 

@@ -121,7 +121,40 @@ async fn the_fence_stands(disk: &Disk) {
     let ((full, taken), (other, of_other)) = (disk.project("full"), disk.project("other"));
     assert!(full != other && full != 0 && other != 0, "{full} {other}");
     assert!(taken.bytes > 98 * MIB && of_other.bytes < MIB, "{taken:?} {of_other:?}");
+    // Files without content use up a disk as well.
+    let many = |count: u64| format!("mkdir files; cd files; seq {count} | xargs touch && echo made");
+    let (ended, _) = run(&bed, "many", 20, &many(70_000), "untrusted").await;
+    assert_eq!(ended.report.exit_code, Some(125), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("files and folders to its facility, limits.disk_mb allows 65536"),
+        "{}",
+        ended.stderr
+    );
+    let of_many = disk.project("many").1;
+    assert!((65_537..67_000).contains(&of_many.inodes) && of_many.limit.is_none(), "{of_many:?}");
+    let (ended, _) = run(&bed, "few", 20, &many(1000), "untrusted").await;
+    assert_eq!(ended.outcome(), ("succeeded", 0, "made\n"), "{}", ended.stderr);
     assert_eq!(bed.stub.violations(), Vec::<String>::new());
+}
+
+/// XFS sets aside as much again for a file that grows. Who writes less than he may is not ended for that, with quotas or
+/// without; who asks for space beyond the end of a file has taken it.
+#[tokio::test]
+async fn what_xfs_sets_aside_is_nobody_s() {
+    require!(Vm, Root, Bwrap);
+    for options in ["loop,prjquota", "loop"] {
+        let disk = Disk::mounted(XFS, options);
+        let bed = disk.daemon();
+        let grow = "exec 3>>big; i=0; while [ $i -lt 480 ]; do head -c 65536 /dev/zero >&3; i=$((i+1)); done; sleep 11; \
+            echo $(($(stat -c %b big) / 2048)) >&2; echo grown";
+        let (ended, _) = run(&bed, "f", 40, grow, "untrusted").await;
+        assert_eq!(ended.outcome(), ("succeeded", 0, "grown\n"), "{options}: {}", ended.stderr);
+        let taken: u64 = ended.stderr.trim().parse().unwrap();
+        assert!(taken > 40, "the control: {taken} MiB are set aside and used, {options}");
+        let ask = "fallocate --keep-size --length 60MiB asked && sleep 30; echo slept";
+        let (ended, _) = run(&bed, "g", 40, ask, "untrusted").await;
+        assert_ne!(ended.stdout, "slept\n", "{options}: {}", ended.stderr);
+    }
 }
 
 #[tokio::test]
@@ -242,7 +275,7 @@ async fn a_fence_that_a_killed_daemon_left_binds_nobody() {
     bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
     bed.daemon.kill();
     let (project, taken) = disk.project("f");
-    assert!(taken.limit.is_some_and(|limit| limit < 14 * MIB), "the control: {taken:?}");
+    assert!(taken.limit.is_some_and(|limit| limit.bytes < 14 * MIB), "the control: {taken:?}");
     bed.daemon = start(&bed.dir);
     let (ended, _) = run(&bed, "f", 0, &fill("big", 20), "untrusted").await;
     assert_eq!(ended.outcome(), ("succeeded", 0, "filled\n"), "{}", ended.stderr);
