@@ -70,6 +70,8 @@ pub struct Plan {
     pub environment: Vec<Vec<u8>>,
     /// The only trees that Landlock lets the command write, where there are any.
     pub writable: Vec<Vec<u8>>,
+    /// Processes and threads that there may be in the sandbox's user namespace (RLIMIT_NPROC); 0: no such limit.
+    pub processes: u64,
 }
 
 /// How connections reach the proxy.
@@ -265,6 +267,7 @@ impl Plan {
                 put_bytes(out, item);
             }
         }
+        out.extend(self.processes.to_le_bytes());
     }
 
     fn read(rest: &mut Reader<'_>) -> Option<Self> {
@@ -276,7 +279,7 @@ impl Plan {
         };
         let (cwd, shell, script) = (rest.text()?, rest.text()?, rest.text()?);
         let (environment, writable) = (rest.list()?, rest.list()?);
-        Some(Self { bridge, cwd, shell, script, environment, writable })
+        Some(Self { bridge, cwd, shell, script, environment, writable, processes: rest.number()? })
     }
 }
 

@@ -166,7 +166,7 @@ impl Bwrap {
             ],
         };
         let mut control = Control::new(pair.ours).map_err(host("the control socket"))?;
-        control.send(&Frame::Plan(Plan { bridge: route.bridge, ..frame }));
+        control.send(&Frame::Plan(Plan { bridge: route.bridge, processes: fence.processes, ..frame }));
         let layers = Layers {
             driver: NAME,
             namespaces: vec!["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"],

@@ -12,6 +12,9 @@ use crate::{CgroupLayer, LaunchError, LimitLayer, PreparedRun};
 /// Fewest open files that a sandbox can be started with: bubblewrap and the helper hold some.
 const MIN_NOFILE: u64 = 64;
 
+/// The kernel from which on processes are counted by user namespace, not all of a user's on the host together.
+const PROCESSES_BY_NAMESPACE: (u32, u32) = (5, 14);
+
 /// Who asked for a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitOrigin {
@@ -57,7 +60,8 @@ pub struct Limits {
     pub memory_bytes: Option<Limit>,
     /// Processor time, in thousandths of one core (cgroup).
     pub cpu_millicores: Option<Limit>,
-    /// Processes and threads, the sandbox's own two included (cgroup).
+    /// Processes and threads, the sandbox's own two included (cgroup; bwrap without one: RLIMIT_NPROC, which the kernel
+    /// counts in the sandbox's own user namespace since 5.14).
     pub pids: Option<Limit>,
     /// Open files per process (RLIMIT_NOFILE).
     pub nofile: Option<Limit>,
@@ -80,6 +84,8 @@ pub(crate) struct Fence {
     pub(crate) group: Option<Group>,
     /// What the process does before it executes anything: the resource limits, then the cgroups.
     pub(crate) stages: Vec<Stage>,
+    /// What the helper is to limit processes and threads to; 0: nothing, a cgroup does, or nothing can.
+    pub(crate) processes: u64,
     pub(crate) layer: CgroupLayer,
     pub(crate) limits: Vec<LimitLayer>,
 }
@@ -95,8 +101,14 @@ impl Fence {
             ("cpu_millicores", Quantity::CpuMillicores, run.limits.cpu_millicores),
             ("pids", Quantity::Pids, run.limits.pids),
         ];
-        let mut fence =
-            Self { group: None, stages: Vec::new(), layer: CgroupLayer::None(String::new()), limits: Vec::new() };
+        let mut fence = Self {
+            group: None,
+            stages: Vec::new(),
+            processes: 0,
+            layer: CgroupLayer::None(String::new()),
+            limits: Vec::new(),
+        };
+        let counted_inside = driver == crate::bwrap::NAME && engine.facts().is_at_least(PROCESSES_BY_NAMESPACE);
         let limited: Vec<Quantity> =
             wanted.iter().filter(|(_, _, limit)| limit.is_some()).map(|(_, quantity, _)| *quantity).collect();
         fence.group = fence.make_group(engine, run.name.as_str(), &limited);
@@ -111,6 +123,11 @@ impl Fence {
                         limit: name,
                         reason: "the kernel does not count swap (swapaccount=1)".to_owned(),
                     });
+                }
+                Some(Err(_)) | None if quantity == Quantity::Pids && counted_inside => {
+                    // bubblewrap's outer process is not in that namespace.
+                    fence.processes = limit.value.saturating_sub(1).max(1);
+                    Some("rlimit")
                 }
                 Some(Err(error)) if limit.is_named() => {
                     return Err(LaunchError::Limit { limit: name, reason: error.to_string() });

@@ -49,7 +49,7 @@ pub struct PreparedRun {
 }
 
 impl PreparedRun {
-    /// What the helper is told, but for the bridge.
+    /// What the helper is told, but for the bridge and the limit of processes.
     pub(crate) fn plan(&self, cwd: String, writable: &[&str]) -> Plan {
         let environment = self.environment.iter().map(|(name, value)| format!("{name}={value}").into_bytes());
         Plan {
@@ -59,6 +59,7 @@ impl PreparedRun {
             script: self.command.script().to_vec(),
             environment: environment.collect(),
             writable: writable.iter().map(|tree| tree.as_bytes().to_vec()).collect(),
+            processes: 0,
         }
     }
 }

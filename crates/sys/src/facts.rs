@@ -45,6 +45,18 @@ impl KernelFacts {
     }
 }
 
+impl KernelFacts {
+    /// Whether the kernel is of this version, major and minor, or a later one.
+    #[must_use]
+    pub fn is_at_least(&self, version: (u32, u32)) -> bool {
+        let mut numbers = self.release.split(|other: char| !other.is_ascii_digit()).map(|number| number.parse().ok());
+        match (numbers.next().flatten(), numbers.next().flatten()) {
+            (Some(major), Some(minor)) => (major, minor) >= version,
+            _ => false,
+        }
+    }
+}
+
 fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
@@ -69,6 +81,23 @@ fn landlock_abi() -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        let of = |release: &str| KernelFacts { release: release.to_owned(), ..KernelFacts::read() };
+        for (release, expected) in [
+            ("5.14.0", true),
+            ("5.14", true),
+            ("6.1.0-41-amd64", true),
+            ("10.0-rc1", true),
+            ("5.4.0-150-generic", false),
+            ("5.13.19", false),
+            ("4.18.0-553.el8.x86_64", false),
+            ("strange", false),
+        ] {
+            assert_eq!(of(release).is_at_least((5, 14)), expected, "{release}");
+        }
+    }
 
     #[test]
     fn the_kernel_has_a_name() {

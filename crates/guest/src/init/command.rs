@@ -39,6 +39,13 @@ fn run(plan: &Plan) -> ! {
     file::write_file(c"/proc/self/oom_score_adj", OOM_SCORE).best_effort();
     os::become_command(STDOUT, STDERR);
     landlock::restrict(&plan.writable);
+    // The daemon says that it is in force, so without it nothing runs.
+    if plan.processes > 0
+        && let Err(error) = os::limit_processes(plan.processes)
+    {
+        complain(&format!("nexus: the limit of processes: {error}"));
+        os::exit(126);
+    }
     // Frames have no NUL bytes in texts, so every one is a string.
     let string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
     let shell = string(&plan.shell);

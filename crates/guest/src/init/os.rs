@@ -24,6 +24,9 @@ const PR_SET_PDEATHSIG: i32 = 1;
 const PR_SET_DUMPABLE: i32 = 4;
 const PR_SET_CHILD_SUBREAPER: i32 = 36;
 
+/// The same on both architectures.
+const RLIMIT_NPROC: i32 = 6;
+
 const SFD_CLOEXEC_NONBLOCK: i32 = 0o2_000_000 | 0o4_000;
 const SIG_BLOCK: i32 = 0;
 const SIG_SETMASK: i32 = 2;
@@ -136,6 +139,14 @@ pub(crate) fn usage_of_children() -> (u64, u64, u64) {
     unsafe { call!(GETRUSAGE, RUSAGE_CHILDREN, &raw mut usage) }.best_effort();
     let micros = |time: &TimeVal| u64::try_from(time.seconds * 1_000_000 + time.micros).unwrap_or(0);
     (micros(&usage.user), micros(&usage.system), u64::try_from(usage.max_rss).unwrap_or(0))
+}
+
+/// Bounds the processes and threads of this user, which the kernel counts in the user namespace that he is in, since 5.14
+/// (getrlimit(2)). For what this process starts, too.
+pub(crate) fn limit_processes(most: u64) -> Result<(), Errno> {
+    let limit = [most, most];
+    // SAFETY: struct rlimit64 is two numbers, soft and hard; it lives across the call. Pid 0 is this process.
+    unsafe { call!(PRLIMIT64, 0, RLIMIT_NPROC, limit.as_ptr(), null_mut::<u64>()) }.map(drop)
 }
 
 /// Sends a signal to every process of this PID namespace but this one (kill(2), pid -1).

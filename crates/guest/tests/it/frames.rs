@@ -21,9 +21,9 @@ fn bridge() -> impl Strategy<Value = Bridge> {
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
-    let plan = (bridge(), text(), text(), text(), vec(text(), 0..5), vec(text(), 0..5)).prop_map(
-        |(bridge, cwd, shell, script, environment, writable)| {
-            Frame::Plan(Plan { bridge, cwd, shell, script, environment, writable })
+    let plan = (bridge(), text(), text(), text(), vec(text(), 0..5), vec(text(), 0..5), any::<u64>()).prop_map(
+        |(bridge, cwd, shell, script, environment, writable, processes)| {
+            Frame::Plan(Plan { bridge, cwd, shell, script, environment, writable, processes })
         },
     );
     let how = prop_oneof![any::<u8>().prop_map(How::Code), (1_u8..=64).prop_map(How::Signal)];

@@ -109,7 +109,7 @@ async fn what_is_in_force_is_said() {
         Limits { pids: Some(Limit::default_of(1024)), nofile: Some(Limit::default_of(4096)), ..Limits::default() };
     let (handle, _out, _err) = bed.start(Run { limits, ..Run::sh("true") }).await.unwrap();
     let by: Vec<_> = handle.layers().limits.iter().map(|limit| (limit.name, limit.by)).collect();
-    let pids = if has(&bed, "pids") { Some("cgroup") } else { None };
+    let pids = if has(&bed, "pids") { Some("cgroup") } else { Some("rlimit") };
     assert_eq!(by, [("pids", pids), ("nofile", Some("rlimit"))]);
     handle.abandon();
 }

@@ -5,6 +5,8 @@ use sandbox::{Limit, Limits};
 use super::attack::Control::{Inside, User};
 use super::attack::Layer::{Capabilities, Cgroup, Rlimits, Sizes};
 use super::attack::probe;
+use super::scene::{Setting, within};
+use crate::bed::{Run, text};
 
 fn few_processes() -> Limits {
     Limits { pids: Some(Limit::named(64)), ..Limits::default() }
@@ -30,11 +32,15 @@ attacks! { Resources:
     a_fork_bomb, [Cgroup],
         probe(&["forks", "200"], Inside(&["forks", "200"])).limits(few_processes).act(),
         "starts more processes than the limit says",
-        a user: Otherwise "a run with a named limit is refused; the default is not in force, and the report says so";
+        a user: Otherwise "a resource limit instead, counted in the sandbox's own user namespace (Linux 5.14; else a run with a named limit is refused)";
     a_thread_bomb, [Cgroup],
         probe(&["threads", "200"], Inside(&["threads", "200"])).limits(few_processes).act(),
         "starts more threads than the limit of processes says",
         a user: Otherwise "as for processes";
+    a_limit_of_processes_taken_back, [Cgroup],
+        probe(&["forks-after-raising", "200"], Inside(&["forks", "200"])).limits(few_processes).act(),
+        "raises its own limit of processes before it starts more",
+        a user: Otherwise "as for processes: without capabilities the limit only sinks";
     a_memory_bomb, [Cgroup],
         probe(&["memory", "200"], Inside(&["memory", "200"])).limits(little_memory).act(),
         "takes more memory than the limit says",
@@ -64,4 +70,39 @@ attacks! { Resources:
     a_core_dump, [Rlimits],
         probe(&["core"], User).act(),
         "has the host write a core dump of it";
+}
+
+/// What an ordinary user's sandboxes have instead of a cgroup counts each of them by itself, and not what else that user runs.
+#[test]
+fn each_sandbox_of_a_user_has_its_own_number_of_processes() {
+    testkit::require!(Root, Bwrap, Compiler);
+    let setting = Setting { rootfs: false, ordinary: true };
+    within(setting, false, &[], |scene| {
+        let many = |count: u32| {
+            let script = format!("n=0; while [ $n -lt {count} ]; do sleep 60 & n=$((n+1)); done; echo all; read line");
+            Run { limits: few_processes(), shell: "/bin/sh".into(), ..Run::sh(&script) }
+        };
+        scene.block_on(async {
+            // Each waits for its standard input: all three are there at the same time, with 50 of 64 each.
+            let mut holding = Vec::new();
+            for _ in 0..3 {
+                let (input, held) = std::io::pipe().unwrap();
+                let run = Run { stdin: Some(input.into()), ..many(50) };
+                let (mut handle, stdout, stderr) = scene.bed.start(run).await.unwrap();
+                handle.ready().await.unwrap();
+                let by = handle.layers().limits.iter().find(|limit| limit.name == "pids").unwrap().by;
+                assert_eq!(by, Some("rlimit"));
+                handle.release().unwrap();
+                holding.push((held, handle, stdout, stderr));
+            }
+            let too_many = scene.bed.run(many(70)).await;
+            assert!(too_many.stderr.contains("fork") && !too_many.stdout.contains("all"), "{}", too_many.stderr);
+            for (held, mut handle, stdout, stderr) in holding {
+                drop(held);
+                let (_keep, stop) = tokio::sync::watch::channel(None);
+                handle.wait(stop).await;
+                assert_eq!((text(stdout).await.as_str(), text(stderr).await.as_str()), ("all\n", ""));
+            }
+        });
+    });
 }

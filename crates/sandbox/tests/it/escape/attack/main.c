@@ -35,7 +35,8 @@ static const struct {
     {"tty", controlling_terminal, 0},
     {"socket", make_socket, 3}, {"socketpair", make_pair, 3}, {"unix", connect_unix, 1}, {"tcp", connect_tcp, 2},
     {"udp", send_udp, 2}, {"dns", ask_dns, 2}, {"ping", ping, 1}, {"interfaces", interfaces, 0},
-    {"forks", forks, 1}, {"threads", threads, 1}, {"memory", memory, 1}, {"memory-file", memory_file, 1},
+    {"forks", forks, 1}, {"forks-after-raising", forks_after_raising, 1},
+    {"threads", threads, 1}, {"memory", memory, 1}, {"memory-file", memory_file, 1},
     {"fill", fill, 2}, {"open-files", open_files, 1}, {"raise-limit", raise_limit, 1}, {"core", dump_core, 0},
     {"flood", flood, 1}, {"linger", linger, 4},
 };
