@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use conduits::{DirectiveId, DirectiveSpec, LogStream, SandboxProfile};
 use jiff::Timestamp;
-use sandbox::{Armed, CommandLine, EndedBy, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace};
+use sandbox::{
+    Armed, CommandLine, EndedBy, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace, WorkspaceFiles,
+};
 use serde_json::Value;
 use tracing::{debug, info};
 
@@ -280,7 +282,11 @@ fn arm(
         command: CommandLine::new(&spec.shell, spec.command.as_bytes())?,
         cwd: admitted.cwd.clone(),
         environment: environment::of(engine, &order.id, admitted, occupied)?,
-        workspace: Workspace { host_dir: occupied.path.clone(), access: admitted.access.clone() },
+        workspace: Workspace {
+            host_dir: occupied.path.clone(),
+            access: admitted.access.clone(),
+            files: WorkspaceFiles::Its,
+        },
         network: path,
         limits: admitted.limits,
         stdin: order.input.as_ref().map(OwnedFd::try_clone).transpose()?,

@@ -16,11 +16,13 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use guest::frame::{Bridge, Frame, Plan};
 use sys::beneath::Beneath;
-use sys::mount::{Entry, Namespace, clone_tree};
+use sys::facts::KernelFacts;
+use sys::idmap::{self, Ids};
+use sys::mount::{Entry, Namespace, NamespaceError, clone_tree};
 use sys::spawn::{Image, Program, Stage};
 use tokio::sync::oneshot;
 
@@ -29,7 +31,7 @@ use crate::control::Control;
 use crate::drivers::{Engine, Owner};
 use crate::knockout::{Knockout, Knockouts};
 use crate::limits::Fence;
-use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess};
+use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess, WorkspaceFiles};
 use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource, Starts};
 
 use args::{Arguments, Mask, PROXY_SOCKET, Tree};
@@ -61,6 +63,8 @@ pub(crate) struct Bwrap {
     host_usr: bool,
     masks: Vec<Mask>,
     filter: OwnedFd,
+    /// By what the daemon's own files are shown as the sandbox's, once that has been asked for.
+    mapping: OnceLock<OwnedFd>,
     /// What a test leaves out.
     left_out: Knockouts,
 }
@@ -104,11 +108,7 @@ impl Bwrap {
             std::fs::create_dir_all(&stage).map_err(|source| DriversError::Prepare { path: stage.clone(), source })?;
             match sys::mount::namespace(&stage, pad(&root, &program)) {
                 Ok(namespace) => Base::Pad(Arc::new(namespace)),
-                Err(error) => {
-                    return Ok(Err(format!(
-                        "the daemon is root without the right to mount ({error}): run it with CAP_SYS_ADMIN, or as an ordinary user"
-                    )));
-                }
+                Err(error) => return Ok(Err(cannot_mount(&error, &KernelFacts::read().release))),
             }
         } else {
             let folder = own_dir.join("root");
@@ -116,7 +116,17 @@ impl Bwrap {
             Base::Folder { root: folder, trees }
         };
         let host_usr = settings.root == RootSource::HostUsr;
-        Ok(Ok(Self { program, name: own_dir.join(NAME), owner, base, host_usr, masks, filter, left_out }))
+        Ok(Ok(Self {
+            program,
+            name: own_dir.join(NAME),
+            owner,
+            base,
+            host_usr,
+            masks,
+            filter,
+            mapping: OnceLock::new(),
+            left_out,
+        }))
     }
 
     /// Puts a run together.
@@ -141,7 +151,8 @@ impl Bwrap {
         let mut stages = vec![Stage::NewSession];
         stages.extend(fence.stages);
         if let Base::Pad(pad) = &self.base {
-            stages.extend(self.pad_stages(pad, &workspace, route.socket.as_deref())?);
+            let workspace = self.workspace_tree(&workspace, run.workspace.files)?;
+            stages.extend(self.pad_stages(pad, workspace, route.socket.as_deref())?);
         }
         stages.push(Stage::DieWithParent);
         let tmp_bytes = run.limits.tmp_bytes.map_or(DEFAULT_TMP, |limit| limit.value);
@@ -211,15 +222,40 @@ impl Bwrap {
         rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(|errno| host("an output pipe")(errno.into()))
     }
 
+    /// The workspace as it is mounted, for a sandbox of another user.
+    fn workspace_tree(&self, workspace: &Beneath, files: WorkspaceFiles) -> Result<OwnedFd, LaunchError> {
+        let tree = clone_tree(workspace.fd()).map_err(host("the facility"))?;
+        if files == WorkspaceFiles::TheDaemons {
+            let unsupported = |source: std::io::Error| LaunchError::Unsupported {
+                driver: NAME,
+                reason: format!(
+                    "the facility is the daemon's own, and its file system cannot lend it to the sandbox's user ({source}): \
+                     that takes ext4, XFS or btrfs"
+                ),
+            };
+            idmap::map(&tree, self.mapping().map_err(host("a user namespace"))?).map_err(unsupported)?;
+        }
+        Ok(tree)
+    }
+
+    fn mapping(&self) -> std::io::Result<&OwnedFd> {
+        if let Some(mapping) = self.mapping.get() {
+            return Ok(mapping);
+        }
+        let own = Ids { uid: sys::user::effective_uid(), gid: sys::user::effective_gid() };
+        let made = idmap::mapping(own, Ids { uid: self.owner.uid, gid: self.owner.gid })?;
+        Ok(self.mapping.get_or_init(|| made))
+    }
+
     fn pad_stages(
         &self,
         pad: &Arc<OwnedFd>,
-        workspace: &Beneath,
+        workspace: OwnedFd,
         socket: Option<&Path>,
     ) -> Result<Vec<Stage>, LaunchError> {
         let attach = |tree: OwnedFd, at: &std::ffi::CStr| Stage::Attach { tree, at: at.to_owned() };
         let mut stages = vec![Stage::EnterMountNamespace(Arc::clone(pad)), Stage::OwnMountNamespace];
-        stages.push(attach(clone_tree(workspace.fd()).map_err(host("the facility"))?, c"/pad/workspace"));
+        stages.push(attach(workspace, c"/pad/workspace"));
         if let Some(path) = socket {
             let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
             let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
@@ -292,6 +328,21 @@ impl Route {
                 reason: "a sandbox never gets the host's network".to_owned(),
             }),
         }
+    }
+}
+
+/// Why a root daemon's sandboxes have nothing to start in, and what mends that.
+fn cannot_mount(error: &NamespaceError, kernel: &str) -> String {
+    use std::io::ErrorKind::{PermissionDenied, Unsupported};
+    match error.source.kind() {
+        Unsupported => format!(
+            "the kernel ({kernel}) is too old for a root daemon's sandboxes ({error}): boot Linux 5.12 or later, or run nexusd \
+             as an ordinary user"
+        ),
+        PermissionDenied => format!(
+            "the daemon is root without the right to mount ({error}): run it with CAP_SYS_ADMIN, or as an ordinary user"
+        ),
+        _ => format!("what the sandboxes of a root daemon start in cannot be made: {error}"),
     }
 }
 
@@ -381,4 +432,26 @@ pub(crate) fn host(what: &str) -> impl FnOnce(std::io::Error) -> LaunchError {
 /// The null device, opened once.
 pub(crate) fn open_null() -> std::io::Result<OwnedFd> {
     Ok(File::open("/dev/null")?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_root_from_mounting_is_told_apart() {
+        use rustix::io::Errno;
+        let said = |errno: Errno| {
+            let source = errno.into();
+            cannot_mount(&NamespaceError { step: "sealing", path: "/x".into(), source }, "5.10.0-28-amd64")
+        };
+        for (errno, part) in [
+            (Errno::NOSYS, "the kernel (5.10.0-28-amd64) is too old"),
+            (Errno::PERM, "run it with CAP_SYS_ADMIN"),
+            (Errno::ACCESS, "run it with CAP_SYS_ADMIN"),
+            (Errno::NOSPC, "cannot be made: sealing /x: No space left on device"),
+        ] {
+            assert!(said(errno).contains(part), "{}", said(errno));
+        }
+    }
 }

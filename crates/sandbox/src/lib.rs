@@ -44,6 +44,6 @@ pub use layers::{CgroupLayer, Layers, LimitLayer, NetworkLayer};
 pub use limits::{Limit, LimitOrigin, Limits};
 pub use run::{
     CommandLine, CommandLineError, NetworkPath, PreparedRun, ProxyAttachment, RunName, RunNameError, Selected,
-    Workspace, WorkspaceAccess,
+    Workspace, WorkspaceAccess, WorkspaceFiles,
 };
 pub use sys::cgroup::Census;

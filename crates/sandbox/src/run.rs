@@ -174,6 +174,17 @@ pub struct Workspace {
     pub host_dir: PathBuf,
     /// What the command may do there.
     pub access: WorkspaceAccess,
+    /// Whose files it is made of.
+    pub files: WorkspaceFiles,
+}
+
+/// Whose files a workspace is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkspaceFiles {
+    /// The driver's: [`crate::Drivers::owner`].
+    Its,
+    /// The daemon's own, who trusts the command with them: it finds them as its own, and what it writes is the daemon's.
+    TheDaemons,
 }
 
 /// What the command may do in the workspace. The host driver takes [`WorkspaceAccess::ReadWrite`] alone.

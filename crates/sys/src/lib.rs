@@ -15,6 +15,8 @@ pub mod facts;
 #[cfg(target_os = "linux")]
 pub mod fdpass;
 #[cfg(target_os = "linux")]
+pub mod idmap;
+#[cfg(target_os = "linux")]
 pub mod leftover;
 pub mod lock;
 #[cfg(target_os = "linux")]

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use conduits::{DirectiveId, LogStream};
-use sandbox::{NetworkPath, WorkspaceAccess};
+use conduits::{DirectiveId, DriverKind, LogStream};
+use sandbox::{NetworkPath, WorkspaceAccess, WorkspaceFiles};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -204,6 +204,7 @@ fn look<'a>(admitted: &Admitted, occupied: &'a Occupied) -> Step<'a> {
         variables: &[],
         folder: &occupied.path,
         access: WorkspaceAccess::ReadWrite,
+        files: files(admitted.driver),
         disk: None,
         network: NetworkPath::Isolated,
         limits: admitted.limits,
@@ -211,6 +212,14 @@ fn look<'a>(admitted: &Admitted, occupied: &'a Occupied) -> Step<'a> {
         timeout: LOOK_WITHIN,
         lead: 2,
         keep: 0,
+    }
+}
+
+/// What the daemon's own user works in is his; git's sandbox, which is another user's where the daemon is root, gets it lent.
+fn files(driver: DriverKind) -> WorkspaceFiles {
+    match driver {
+        DriverKind::Host | DriverKind::DarwinAutomation => WorkspaceFiles::TheDaemons,
+        DriverKind::Bwrap | DriverKind::Container | DriverKind::Firecracker => WorkspaceFiles::Its,
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use conduits::DirectiveId;
 use sandbox::{
     BaseEnvironment, CommandLine, Driver, Environment, Exit, Limits, NetworkPath, PreparedRun, ProxyVariables, RunName,
-    Stop, StopReason, Workspace, WorkspaceAccess, WorkspaceCwd,
+    Stop, StopReason, Workspace, WorkspaceAccess, WorkspaceCwd, WorkspaceFiles,
 };
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
@@ -39,6 +39,8 @@ pub struct Step<'a> {
     pub folder: &'a Path,
     /// Whether it may be written to.
     pub access: WorkspaceAccess,
+    /// Whose it is.
+    pub files: WorkspaceFiles,
     /// What the step may add to the disk, where that is watched.
     pub disk: Option<&'a DiskGuard>,
     /// The way to the network.
@@ -93,7 +95,7 @@ pub async fn run(
         command: CommandLine::new("/bin/sh", step.script).map_err(|error| fail(&error))?,
         cwd: WorkspaceCwd::default(),
         environment: environment(id, &step).map_err(|error| fail(&error))?,
-        workspace: Workspace { host_dir: step.folder.to_owned(), access: step.access },
+        workspace: Workspace { host_dir: step.folder.to_owned(), access: step.access, files: step.files },
         network: step.network,
         limits: step.limits,
         stdin: step.input,

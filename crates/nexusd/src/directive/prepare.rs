@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use conduits::{DirectiveId, LogStream, RepoUrl};
-use sandbox::WorkspaceAccess;
+use sandbox::{WorkspaceAccess, WorkspaceFiles};
 
 use super::admit::Admitted;
 use super::disk::DiskGuard;
@@ -19,7 +19,7 @@ use super::git::{self, Step, StepError};
 use super::network::{Network, NetworkError};
 use super::stop::StopSwitch;
 use crate::engine::Engine;
-use crate::facility::Occupied;
+use crate::facility::{Occupied, Owner, hand_over_folder};
 use crate::logs::Logs;
 
 /// The longest a clone may take where the directive's own timeout is longer.
@@ -86,7 +86,8 @@ pub async fn prepare(
     let plain = if url.credentials().is_some() { url.without_credentials() } else { url.expose().to_owned() };
     let cloned = clone(engine, id, admitted, (&plain, credentials), &staging, logs, stop).await;
     let placed = cloned.and_then(|()| {
-        place(&staging, &occupied.path)
+        own(engine, &staging, occupied.owner)
+            .and_then(|()| place(&staging, &occupied.path))
             .map_err(|source| PrepareError::Io { what: "put the clone into the facility", source })
     });
     if placed.is_err() {
@@ -129,6 +130,7 @@ async fn clone(
         variables: &[("NEXUS_REPO_URL", url), ("NEXUS_REPO_ORIGIN", origin(url))],
         folder: staging,
         access: WorkspaceAccess::ReadWrite,
+        files: WorkspaceFiles::Its,
         disk: Some(&disk),
         network: path,
         limits: admitted.limits,
@@ -161,6 +163,12 @@ fn make_staging(engine: &Engine, staging: &Path) -> std::io::Result<()> {
         std::os::unix::fs::lchown(staging, Some(owner.uid), Some(owner.gid))?;
     }
     Ok(())
+}
+
+/// The clone is the sandbox's user's; whoever else works in the facility would be told by git that it is not his.
+fn own(engine: &Engine, staging: &Path, owner: Owner) -> std::io::Result<()> {
+    let cloned_by = engine.git_drivers().owner(sandbox::Driver::Bwrap);
+    if cloned_by.uid == owner.uid { Ok(()) } else { hand_over_folder(staging, owner.uid, owner.gid) }
 }
 
 fn remove(folder: &Path) -> std::io::Result<()> {

@@ -115,3 +115,29 @@ async fn nothing_that_a_directive_left_runs_in_the_look_at_it() {
         assert!(facility(&bed, name).join("ran").exists(), "{name} was never a danger");
     }
 }
+
+/// The facility of profile host is the daemon's own, and closed to everybody else: git's sandbox gets it lent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directive_on_the_host_has_its_diff_too() {
+    require!(Bwrap, Git);
+    let bed = Bed::new();
+    let on_host = |command: &str| {
+        json!({
+            "facility": { "id": "h" }, "command": command, "sandbox_profile": "host", "artifacts": { "always_diff": true },
+        })
+    };
+    assert_eq!(bed.run(on_host(REPOSITORY)).await.report.exit_code, Some(0));
+    let ended = bed.run(on_host("echo two >> tracked; echo new > new")).await;
+    let text = diff(&ended.report);
+    assert!(text.contains("+two\n") && text.contains("+new\n"), "{text}\n{}", ended.stderr);
+    assert_eq!(ended.stderr, "");
+    // What git wrote is the daemon's like all the rest.
+    let owner = |path: &std::path::Path| std::os::unix::fs::MetadataExt::uid(&std::fs::symlink_metadata(path).unwrap());
+    let mut left = vec![facility(&bed, "h")];
+    while let Some(path) = left.pop() {
+        assert_eq!(owner(&path), rustix::process::geteuid().as_raw(), "{}", path.display());
+        if path.is_dir() {
+            left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+}

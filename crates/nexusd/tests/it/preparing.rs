@@ -53,7 +53,8 @@ impl Drop for GitServer {
 
 /// The operator lets directives reach this loopback address, which has a name here.
 fn bed() -> Bed {
-    let keys = "operator: {net_ceiling: unrestricted}\negress: {allow_private: [127.0.0.2/32]}\n";
+    let keys = "operator: {net_ceiling: unrestricted}\negress: {allow_private: [127.0.0.2/32]}\n\
+        supported_sandbox_profiles: [untrusted, host]\n";
     Bed::with(StubOptions::full(), keys).with_hosts("127.0.0.1 localhost\n127.0.0.2 git.example.test\n")
 }
 
@@ -134,4 +135,22 @@ async fn a_cancel_ends_a_clone() {
     assert_eq!(ended.report.status.as_str(), "canceled", "{}", ended.stderr);
     assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
     drop(taken);
+}
+
+/// Cloned in a sandbox, worked on by the daemon's own user: it is his, else git would not work there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_for_the_host_belongs_to_who_works_there() {
+    require!(Root, Bwrap, Git, Python);
+    let (server, bed) = (GitServer::start(), bed());
+    let url = format!("http://robot:s3cret%2Fpass@git.example.test:{}/project.git", server.port);
+    let ended = bed
+        .run(json!({
+            "facility": { "id": "h", "repo_url": url }, "sandbox_profile": "host",
+            "capabilities": { "net": { "mode": "unrestricted" } },
+            "command": "git status --short; git log --format=%s; stat -c %u . greeting .git/config; echo changed > greeting",
+        }))
+        .await;
+    assert_eq!(ended.outcome(), ("succeeded", 0, "first\n0\n0\n0\n"), "{}", ended.stderr);
+    let diff = String::from_utf8(ended.report.diff_base64.unwrap_or_default()).unwrap();
+    assert!(diff.contains("-hello\n+changed\n"), "{diff}\n{}", ended.stderr);
 }

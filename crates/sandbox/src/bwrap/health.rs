@@ -10,7 +10,7 @@ use super::Bwrap;
 use crate::drivers::Engine;
 use crate::{
     CommandLine, Environment, Health, Limits, NetworkPath, PreparedRun, RunName, Workspace, WorkspaceAccess,
-    WorkspaceCwd,
+    WorkspaceCwd, WorkspaceFiles,
 };
 
 /// How long the trial may take.
@@ -49,7 +49,7 @@ impl Bwrap {
             command: CommandLine::new("/bin/sh", script).map_err(|error| error.to_string())?,
             cwd: WorkspaceCwd::default(),
             environment: Environment::default(),
-            workspace: Workspace { host_dir: workspace, access: WorkspaceAccess::ReadOnly },
+            workspace: Workspace { host_dir: workspace, access: WorkspaceAccess::ReadOnly, files: WorkspaceFiles::Its },
             network: NetworkPath::Isolated,
             limits: Limits::default(),
             stdin: None,

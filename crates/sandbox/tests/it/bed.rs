@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sandbox::{
     CommandLine, Driver, DriverSettings, Drivers, Environment, Exit, LaunchError, Limits, NetworkPath, PreparedRun,
-    RootSource, RunHandle, RunName, Starts, Stop, Workspace, WorkspaceAccess, WorkspaceCwd,
+    RootSource, RunHandle, RunName, Starts, Stop, Workspace, WorkspaceAccess, WorkspaceCwd, WorkspaceFiles,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -33,6 +33,7 @@ pub(crate) struct Run {
     pub(crate) script: String,
     pub(crate) cwd: String,
     pub(crate) access: WorkspaceAccess,
+    pub(crate) files: WorkspaceFiles,
     pub(crate) network: Option<NetworkPath>,
     pub(crate) limits: Limits,
     pub(crate) timeout: Duration,
@@ -110,7 +111,7 @@ impl Bed {
             command: CommandLine::new(&run.shell, run.script).unwrap(),
             cwd: WorkspaceCwd::parse(&run.cwd).unwrap(),
             environment,
-            workspace: Workspace { host_dir: self.facility(), access: run.access },
+            workspace: Workspace { host_dir: self.facility(), access: run.access, files: run.files },
             network,
             limits: run.limits,
             stdin: run.stdin,
@@ -153,6 +154,7 @@ impl Run {
             script: script.into(),
             cwd: String::new(),
             access: WorkspaceAccess::ReadWrite,
+            files: WorkspaceFiles::Its,
             network: None,
             limits: Limits::default(),
             timeout: testkit::wait::patient(Duration::from_secs(30)),
