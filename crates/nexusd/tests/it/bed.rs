@@ -100,6 +100,21 @@ pub(crate) fn nexusd() -> Command {
     Command::new(PathBuf::from(env!("CARGO_BIN_EXE_nexusd")))
 }
 
+/// An ordinary user: nobody, whom every system has.
+pub(crate) const ORDINARY: u32 = 65_534;
+
+/// The daemon as an ordinary user's, to whom the folder is given: root's programs may be out of his reach, so he has his own.
+pub(crate) fn ordinary_user_s(dir: &WorkDir) -> Command {
+    let own = dir.join("nexusd");
+    let program = Path::new(env!("CARGO_BIN_EXE_nexusd"));
+    std::fs::hard_link(program, &own).or_else(|_| std::fs::copy(program, &own).map(drop)).unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(ORDINARY), Some(ORDINARY)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={ORDINARY}"), format!("--regid={ORDINARY}"), "--clear-groups".to_owned()]);
+    command.arg(own);
+    command
+}
+
 /// How a directive ended, and what it said.
 #[derive(Debug)]
 pub(crate) struct Ended {

@@ -2,14 +2,15 @@
 //!
 //! Git executes what its configuration and attributes name; the daemon asks git for snapshots and diffs. Each of these
 //! plants leaves a mark where it is executed: in a folder of the host that everybody may write, and in the workspace. None
-//! may appear on the host; what appears in the workspace came from a sandbox without a network.
+//! may appear on the host; what appears in the workspace came from a sandbox without a network. Each is made beneath root's
+//! daemon and beneath an ordinary user's, whose sandboxes have his own uid.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use serde_json::json;
-use testkit::{StubOptions, require};
+use testkit::{StubOptions, WorkDir, require};
 
-use crate::bed::{Bed, Ended};
+use crate::bed::{Bed, Ended, ORDINARY, nexusd, ordinary_user_s};
 
 const REPOSITORY: &str = "git init -q -b main . && git config user.name t && git config user.email t@t && echo one > file && \
     git add file && git commit -qm first";
@@ -24,10 +25,21 @@ struct Planted {
 const MARK: &str = "executed-in-the-workspace";
 
 impl Planted {
-    fn new() -> Self {
-        let outside = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(outside.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        Self { bed: Bed::with(StubOptions::full(), "supported_sandbox_profiles: [untrusted, host]\n"), outside }
+    /// Beneath root's daemon, and beneath an ordinary user's.
+    fn both() -> impl Iterator<Item = Self> {
+        let keys = "supported_sandbox_profiles: [untrusted, host]\n";
+        [false, true].into_iter().map(move |ordinary| {
+            let outside = tempfile::tempdir().unwrap();
+            std::fs::set_permissions(outside.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+            let bed = Bed::started_by(
+                StubOptions::full(),
+                keys,
+                if ordinary { ordinary_user_s } else { |_: &WorkDir| nexusd() },
+            );
+            let owner = std::fs::metadata(bed.dir.join("w/.nexus")).unwrap().uid();
+            assert_eq!(owner, if ordinary { ORDINARY } else { 0 }, "whose daemon it is");
+            Self { bed, outside }
+        })
     }
 
     /// A program, made in the workspace as `plant`: it marks both places and does no more.
@@ -80,80 +92,88 @@ impl Planted {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_monitor_of_the_file_system_is_not_run_on_the_host() {
     require!(Root, Bwrap, Git);
-    let planted = Planted::new();
-    planted.after("f", "git config core.fsmonitor \"$PWD/plant\"").await;
-    let folder = planted.bed.dir.join("w/f").display().to_string();
-    planted.held("f", &["-c", &format!("core.fsmonitor={folder}/plant"), "status"]);
+    for planted in Planted::both() {
+        planted.after("f", "git config core.fsmonitor \"$PWD/plant\"").await;
+        let folder = planted.bed.dir.join("w/f").display().to_string();
+        planted.held("f", &["-c", &format!("core.fsmonitor={folder}/plant"), "status"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_external_diff_is_not_run() {
     require!(Root, Bwrap, Git);
-    let planted = Planted::new();
-    let ended = planted
-        .after("f", "git config diff.external /workspace/plant && git config diff.x.command /workspace/plant && echo '* diff=x' > .gitattributes")
-        .await;
-    assert!(ended.report.diff_base64.is_some(), "the control: there is a diff: {}", ended.stderr);
-    assert_eq!(planted.executed_inside("f"), None, "not even in the sandbox");
-    planted.held("f", &["-c", "diff.x.command=./plant", "diff"]);
+    for planted in Planted::both() {
+        let ended = planted
+            .after("f", "git config diff.external /workspace/plant && git config diff.x.command /workspace/plant && echo '* diff=x' > .gitattributes")
+            .await;
+        assert!(ended.report.diff_base64.is_some(), "the control: there is a diff: {}", ended.stderr);
+        assert_eq!(planted.executed_inside("f"), None, "not even in the sandbox");
+        planted.held("f", &["-c", "diff.x.command=./plant", "diff"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_conversion_is_not_run() {
     require!(Root, Bwrap, Git);
-    let planted = Planted::new();
-    planted.after("f", "git config diff.x.textconv /workspace/plant && echo 'file diff=x' > .gitattributes").await;
-    assert_eq!(planted.executed_inside("f"), None, "not even in the sandbox");
-    planted.held("f", &["-c", "diff.x.textconv=./plant", "diff"]);
+    for planted in Planted::both() {
+        planted.after("f", "git config diff.x.textconv /workspace/plant && echo 'file diff=x' > .gitattributes").await;
+        assert_eq!(planted.executed_inside("f"), None, "not even in the sandbox");
+        planted.held("f", &["-c", "diff.x.textconv=./plant", "diff"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_of_contents_is_not_run() {
     require!(Root, Bwrap, Git);
-    let planted = Planted::new();
-    planted.after("f", "git config filter.x.clean /workspace/plant && echo 'file filter=x' > .gitattributes").await;
-    assert_eq!(planted.executed_inside("f"), None, "not even in the sandbox");
-    planted.held("f", &["-c", "filter.x.clean=./plant", "add", "file"]);
+    for planted in Planted::both() {
+        planted.after("f", "git config filter.x.clean /workspace/plant && echo 'file filter=x' > .gitattributes").await;
+        assert_eq!(planted.executed_inside("f"), None, "not even in the sandbox");
+        planted.held("f", &["-c", "filter.x.clean=./plant", "add", "file"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_are_not_run_on_the_host() {
     require!(Root, Bwrap, Git);
-    let planted = Planted::new();
-    let all = "for hook in post-index-change post-checkout reference-transaction pre-commit fsmonitor-watchman; do \
-        cp plant .git/hooks/$hook; done; git config core.hooksPath .git/hooks";
-    planted.after("f", all).await;
-    std::os::unix::fs::symlink("plant", planted.bed.dir.join("w/f/pre-commit")).unwrap();
-    planted.held("f", &["-c", "core.hooksPath=.", "commit", "-qam", "second"]);
+    for planted in Planted::both() {
+        let all = "for hook in post-index-change post-checkout reference-transaction pre-commit fsmonitor-watchman; do \
+            cp plant .git/hooks/$hook; done; git config core.hooksPath .git/hooks";
+        planted.after("f", all).await;
+        std::os::unix::fs::symlink("plant", planted.bed.dir.join("w/f/pre-commit")).unwrap();
+        planted.held("f", &["-c", "core.hooksPath=.", "commit", "-qam", "second"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_submodule_s_configuration_is_not_run_on_the_host() {
     require!(Root, Bwrap, Git);
-    let planted = Planted::new();
-    let plant = "git init -q -b main sub && git -C sub -c user.name=t -c user.email=t@t commit -q --allow-empty -m s && \
-        git -C sub config core.fsmonitor /workspace/plant && git -C sub config filter.x.clean /workspace/plant && \
-        git -c protocol.file.allow=always submodule --quiet add ./sub sub && git commit -qm sub && echo dirty > sub/new";
-    planted.after("f", plant).await;
-    let folder = planted.bed.dir.join("w/f").display().to_string();
-    planted.held("f", &["-C", "sub", "-c", &format!("core.fsmonitor={folder}/plant"), "status"]);
+    for planted in Planted::both() {
+        let plant = "git init -q -b main sub && git -C sub -c user.name=t -c user.email=t@t commit -q --allow-empty -m s && \
+            git -C sub config core.fsmonitor /workspace/plant && git -C sub config filter.x.clean /workspace/plant && \
+            git -c protocol.file.allow=always submodule --quiet add ./sub sub && git commit -qm sub && echo dirty > sub/new";
+        planted.after("f", plant).await;
+        let folder = planted.bed.dir.join("w/f").display().to_string();
+        planted.held("f", &["-C", "sub", "-c", &format!("core.fsmonitor={folder}/plant"), "status"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_git_folder_that_is_a_link_out_is_not_looked_at_on_the_host() {
     require!(Root, Bwrap, Git);
-    let planted = Planted::new();
-    let other = planted.outside.path().join("repository");
-    let make = format!("git init -q -b main {0} && touch {0}/untouched", other.display());
-    assert!(std::process::Command::new("sh").args(["-c", &make]).status().unwrap().success());
-    let before = std::fs::read_dir(other.join(".git")).unwrap().count();
-    let link = format!("ln -s {}/.git .git && {}", other.display(), planted.program());
-    let made = planted.bed.run(json!({ "facility": { "id": "f" }, "command": link })).await;
-    assert_eq!(made.report.exit_code, Some(0), "{}", made.stderr);
-    let fields = json!({ "facility": { "id": "f" }, "artifacts": { "always_diff": true }, "command": "echo x > y" });
-    let ended = planted.bed.run(fields).await;
-    assert!(ended.stderr.contains("no diff of the work tree"), "{}", ended.stderr);
-    assert_eq!(std::fs::read_dir(other.join(".git")).unwrap().count(), before);
+    for planted in Planted::both() {
+        let other = planted.outside.path().join("repository");
+        let make = format!("git init -q -b main {0} && touch {0}/untouched", other.display());
+        assert!(std::process::Command::new("sh").args(["-c", &make]).status().unwrap().success());
+        let before = std::fs::read_dir(other.join(".git")).unwrap().count();
+        let link = format!("ln -s {}/.git .git && {}", other.display(), planted.program());
+        let made = planted.bed.run(json!({ "facility": { "id": "f" }, "command": link })).await;
+        assert_eq!(made.report.exit_code, Some(0), "{}", made.stderr);
+        let fields =
+            json!({ "facility": { "id": "f" }, "artifacts": { "always_diff": true }, "command": "echo x > y" });
+        let ended = planted.bed.run(fields).await;
+        assert!(ended.stderr.contains("no diff of the work tree"), "{}", ended.stderr);
+        assert_eq!(std::fs::read_dir(other.join(".git")).unwrap().count(), before);
+    }
 }
 
 /// By design a facility belongs to the directives that work in it: what one leaves, the next finds. What it does not do
@@ -161,20 +181,21 @@ async fn a_git_folder_that_is_a_link_out_is_not_looked_at_on_the_host() {
 #[tokio::test(flavor = "multi_thread")]
 async fn start_up_files_reach_the_next_directive_by_the_workspace_alone() {
     require!(Root, Bwrap);
-    let planted = Planted::new();
-    let leave = "for file in .bashrc .profile .bash_profile .bash_login .zshenv .env; do \
-        echo 'echo planted >&2; touch /workspace/started' > $file; done; \
-        echo /workspace/evil.so > ld.so.preload; export LD_PRELOAD=/workspace/evil.so BASH_ENV=/workspace/.bashrc ENV=/workspace/.env";
-    let look = "env | grep -E '^(LD_|BASH_ENV|ENV=)'; ls started /etc/ld.so.preload 2>/dev/null; echo looked";
-    for shell in ["/bin/sh", "/bin/bash"] {
-        let facility = json!({ "id": "f" });
-        let left = planted.bed.run(json!({ "facility": facility, "shell": shell, "command": leave })).await;
-        assert_eq!(left.report.exit_code, Some(0), "{}", left.stderr);
-        let next = planted.bed.run(json!({ "facility": facility, "shell": shell, "command": look })).await;
-        assert_eq!(next.outcome(), ("succeeded", 0, "looked\n"), "{}", next.stderr);
-        // The control, and what is documented: HOME is the workspace, so a shell that asks for them gets them.
-        let asked = "bash --login -c true; ls started; rm started";
-        let asks = planted.bed.run(json!({ "facility": facility, "shell": shell, "command": asked })).await;
-        assert_eq!(asks.stdout, "started\n", "{}", asks.stderr);
+    for planted in Planted::both() {
+        let leave = "for file in .bashrc .profile .bash_profile .bash_login .zshenv .env; do \
+            echo 'echo planted >&2; touch /workspace/started' > $file; done; \
+            echo /workspace/evil.so > ld.so.preload; export LD_PRELOAD=/workspace/evil.so BASH_ENV=/workspace/.bashrc ENV=/workspace/.env";
+        let look = "env | grep -E '^(LD_|BASH_ENV|ENV=)'; ls started /etc/ld.so.preload 2>/dev/null; echo looked";
+        for shell in ["/bin/sh", "/bin/bash"] {
+            let facility = json!({ "id": "f" });
+            let left = planted.bed.run(json!({ "facility": facility, "shell": shell, "command": leave })).await;
+            assert_eq!(left.report.exit_code, Some(0), "{}", left.stderr);
+            let next = planted.bed.run(json!({ "facility": facility, "shell": shell, "command": look })).await;
+            assert_eq!(next.outcome(), ("succeeded", 0, "looked\n"), "{}", next.stderr);
+            // The control, and what is documented: HOME is the workspace, so a shell that asks for them gets them.
+            let asked = "bash --login -c true; ls started; rm started";
+            let asks = planted.bed.run(json!({ "facility": facility, "shell": shell, "command": asked })).await;
+            assert_eq!(asks.stdout, "started\n", "{}", asks.stderr);
+        }
     }
 }
