@@ -94,7 +94,8 @@ impl RunName {
     }
 }
 
-/// `<shell> -c <script>`, handed over as data.
+/// `<shell> -c <script>`, handed over as data. A script that begins like an option has a space before it: shells would take
+/// it for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
     shell: String,
@@ -138,7 +139,7 @@ impl CommandLine {
     /// # Errors
     /// The shell is not absolute, or one of the two cannot be an argument of a program.
     pub fn new(shell: &str, script: impl Into<Vec<u8>>) -> Result<Self, CommandLineError> {
-        let script = script.into();
+        let mut script = script.into();
         if !shell.starts_with('/') {
             return Err(CommandLineError::ShellNotAbsolute { shell: shell.chars().take(128).collect() });
         }
@@ -150,6 +151,10 @@ impl CommandLine {
         }
         if script.len() > MAX_SCRIPT {
             return Err(CommandLineError::TooLong { length: script.len() });
+        }
+        // `-c` is followed by further options, then by the script (sh(1)); `--` between them is for some shells the script.
+        if matches!(script.first(), Some(b'-' | b'+')) {
+            script.insert(0, b' ');
         }
         Ok(Self { shell: shell.to_owned(), script })
     }
@@ -250,6 +255,11 @@ mod tests {
     fn command_lines_are_arguments() {
         let line = CommandLine::new("/bin/sh", "echo '$x'\n\"").unwrap();
         assert_eq!((line.shell(), line.script()), ("/bin/sh", b"echo '$x'\n\"".as_slice()));
+        for (command, script) in
+            [("-x", " -x"), ("+x", " +x"), ("- -", " - -"), ("x -c", "x -c"), (" -x", " -x"), ("", "")]
+        {
+            assert_eq!(CommandLine::new("/bin/sh", command).unwrap().script(), script.as_bytes(), "{command:?}");
+        }
         assert!(matches!(CommandLine::new("sh", "x"), Err(CommandLineError::ShellNotAbsolute { .. })));
         assert!(matches!(CommandLine::new("", "x"), Err(CommandLineError::ShellNotAbsolute { .. })));
         assert!(matches!(CommandLine::new("/bin/\0sh", "x"), Err(CommandLineError::ShellPath { .. })));

@@ -22,6 +22,27 @@ async fn streams_are_kept_apart_and_untouched() {
 }
 
 #[tokio::test]
+async fn a_command_that_begins_like_an_option_is_a_command() {
+    let bed = Bed::new();
+    let make = "mkdir bin && for name in -x +e -; do printf '#!/bin/sh\\necho ran %s $0 $*' > bin/$name; chmod 755 bin/$name; done";
+    bed.sh(make).await;
+    for driver in BOTH {
+        for shell in ["/bin/dash", "/bin/bash"] {
+            for (script, ran) in [("-x a b", "-x a b"), ("+e; exit 0", "+e"), ("- x", "- x")] {
+                let run = Run { driver, shell: shell.into(), ..Run::sh(script) };
+                let path = match driver {
+                    Driver::Host => bed.facility().join("bin").display().to_string(),
+                    Driver::Bwrap => "/workspace/bin".to_owned(),
+                };
+                let run = Run { environment: vec![("PATH".to_owned(), path.clone())], ..run };
+                let outcome = bed.run(run).await;
+                assert_eq!((outcome.exit.code, outcome.stdout), (0, format!("ran {path}/{ran}\n")), "{shell} {script}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn ten_megabytes_come_whole() {
     let bed = Bed::new();
     for driver in BOTH {
