@@ -20,10 +20,12 @@ pub struct WorkspaceCwd(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CwdError {
     /// It leaves the workspace after normalisation.
-    #[error("cwd {path:?} leaves the workspace: give a path below /workspace, or a relative one")]
+    #[error("cwd {path:?} leads to {leads:?}, out of the workspace: give a path below /workspace, or a relative one")]
     Outside {
         /// The path as given, shortened.
         path: String,
+        /// The same, normalised.
+        leads: String,
     },
     /// It has a NUL byte or is longer than a path may be.
     #[error("cwd {path:?} has a NUL byte or is longer than 4095 bytes")]
@@ -43,24 +45,23 @@ impl WorkspaceCwd {
         if text.len() > MAX_PATH || text.contains('\0') {
             return Err(CwdError::Unusable { path: shown() });
         }
-        let relative = match text.strip_prefix(ROOT) {
-            Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
-            _ if text.starts_with('/') => return Err(CwdError::Outside { path: shown() }),
-            _ => text,
-        };
+        // What counts is where the path leads once it is normalised, not what it passes on the way.
         let mut parts: Vec<&str> = Vec::new();
-        for part in relative.split('/') {
+        let from = if text.starts_with('/') { "" } else { ROOT };
+        for part in from.split('/').chain(text.split('/')) {
             match part {
                 "" | "." => {}
-                ".." => {
-                    if parts.pop().is_none() {
-                        return Err(CwdError::Outside { path: shown() });
-                    }
-                }
+                ".." => drop(parts.pop()),
                 name => parts.push(name),
             }
         }
-        Ok(Self(parts.join("/")))
+        match parts.split_first() {
+            Some((&first, rest)) if ROOT.strip_prefix('/') == Some(first) => Ok(Self(rest.join("/"))),
+            _ => Err(CwdError::Outside {
+                path: shown(),
+                leads: format!("/{}", parts.join("/")).chars().take(200).collect(),
+            }),
+        }
     }
 
     /// The path relative to the workspace; empty for the workspace itself.
@@ -109,6 +110,10 @@ mod tests {
             ("x/y/../..", ""),
             ("a b/ü", "a b/ü"),
             ("...", "..."),
+            ("/workspace/../workspace", ""),
+            ("../workspace/x", "x"),
+            ("//workspace/x", "x"),
+            ("/etc/../workspace/x", "x"),
         ] {
             assert_eq!(WorkspaceCwd::parse(text).unwrap().as_str(), expected, "{text:?}");
         }
@@ -116,9 +121,17 @@ mod tests {
 
     #[test]
     fn refused_paths() {
-        for text in
-            ["..", "../..", "x/../..", "/", "/etc", "/workspacex", "/workspace/..", "/workspace/../etc", "//workspace"]
-        {
+        for text in [
+            "..",
+            "../..",
+            "x/../..",
+            "/",
+            "/etc",
+            "/workspacex",
+            "/workspace/..",
+            "/workspace/../etc",
+            "../workspacex",
+        ] {
             assert!(matches!(WorkspaceCwd::parse(text), Err(CwdError::Outside { .. })), "{text:?}");
         }
         assert!(matches!(WorkspaceCwd::parse("a\0b"), Err(CwdError::Unusable { .. })));
