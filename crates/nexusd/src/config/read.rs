@@ -128,6 +128,18 @@ impl<'a> Reader<'a> {
         self.node(path).map_or(Place::START, |node| node.place)
     }
 
+    /// Where the first item of a list stands of which `is` holds once it is expanded; the list's own place where none is.
+    pub(super) fn place_of_item(&self, path: &str, is: impl Fn(&str) -> bool) -> Place {
+        let Some(Node { value: Value::List(items), .. }) = self.node(path) else { return self.place_of(path) };
+        let found = items.iter().find(|item| match &item.value {
+            Value::Scalar { text, .. } => {
+                expand::expand(text, self.surroundings.environment).is_ok_and(|expanded| is(&expanded))
+            }
+            _ => false,
+        });
+        found.map_or_else(|| self.place_of(path), |item| item.place)
+    }
+
     fn scalar(&mut self, key: &Key, node: &Node, what: &str) -> Option<Scalar> {
         let Value::Scalar { text, quoted } = &node.value else {
             let text = format!("expected {what}, found {}", node.kind());
@@ -250,8 +262,7 @@ impl<'a> Reader<'a> {
             if (min..=max).contains(&number) {
                 return Ok(number);
             }
-            // What the number counts is what a wrong one most often got wrong.
-            Err(format!("{} is out of range: {} to {}; {}", bare(&scalar.written), show(min), show(max), key.about))
+            Err(out_of_range(key, scalar, &format!("{} to {}", show(min), show(max))))
         })
     }
 
@@ -270,7 +281,7 @@ impl<'a> Reader<'a> {
             }
             let (least, most) = (scalar::show_duration(min), scalar::show_duration(max));
             let or_zero = if zero && !min.is_zero() { "0, or " } else { "" };
-            Err(format!("{} is out of range: {or_zero}{least} to {most}", bare(&scalar.written)))
+            Err(out_of_range(key, scalar, &format!("{or_zero}{least} to {most}")))
         })
         .unwrap_or_default()
     }
@@ -344,6 +355,13 @@ impl<'a> Reader<'a> {
         }
         pairs
     }
+}
+
+/// What the value counts is what a wrong one most often got wrong.
+fn out_of_range(key: &Key, scalar: &Scalar, range: &str) -> String {
+    let mut about = key.about.trim_end_matches('.').chars();
+    let counts: String = about.next().into_iter().flat_map(char::to_lowercase).chain(about).collect();
+    format!("{} is out of range: write {range} ({counts})", bare(&scalar.written))
 }
 
 /// What a message says was expected.

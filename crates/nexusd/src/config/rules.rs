@@ -6,10 +6,11 @@ use conduits::{DriverKind, SandboxProfile};
 
 use super::problem::quoted;
 use super::read::Reader;
-use super::scalar::show_duration;
+use super::scalar::{absolute_folder, show_duration};
 use super::settings::{Config, Warning};
 use super::words::{Bridge, ContainerNetwork};
 use super::{Platform, Surroundings};
+use crate::engine::built;
 
 /// Longest path of a Unix socket that every platform of ours takes: Linux has 108 bytes with the closing NUL,
 /// macOS 104 (`sun_path`, unix(7)).
@@ -102,7 +103,9 @@ fn extra_paths(config: &Config, reader: &mut Reader<'_>, surroundings: &Surround
     places.extend(tls_folders(config).map(Place::whole));
     for path in &config.bwrap.extra_ro_paths {
         if let Some(text) = shows(path, &places) {
-            reader.complain("bwrap.extra_ro_paths", text);
+            let key = "bwrap.extra_ro_paths";
+            let item = reader.place_of_item(key, |item| absolute_folder(item).is_ok_and(|folder| folder == *path));
+            reader.complain_at(item, key, text);
         }
     }
     // A root may well lie in /var or in a home; it is all of what the sandbox has of them.
@@ -189,6 +192,7 @@ fn effects(config: &Config, warnings: &mut Vec<Warning>) {
     }
     if config.supported_sandbox_profiles.contains(&SandboxProfile::Trusted)
         && config.container.network == ContainerNetwork::Host
+        && built(DriverKind::Container)
     {
         // The guide's soft constraint, said once where the operator reads it.
         warn("container.network", "host: containers are asked to use the proxy, not made to; isolated makes them");
@@ -198,6 +202,19 @@ fn effects(config: &Config, warnings: &mut Vec<Warning>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_advised_about_a_driver_that_this_build_does_not_have() {
+        let surroundings = Surroundings {
+            platform: Platform::Linux,
+            environment: &|_| None,
+            folder: PathBuf::from("/etc/nexusd"),
+            home: None,
+        };
+        let config = Config::from_text("c", "supported_sandbox_profiles: [trusted]\n", &surroundings).unwrap();
+        let advised = config.warnings.iter().any(|warning| warning.key == "container.network");
+        assert_eq!(advised, built(DriverKind::Container), "{:?}", config.warnings);
+    }
 
     #[test]
     fn what_would_show_the_daemons_own_files() {

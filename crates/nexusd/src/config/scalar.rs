@@ -50,8 +50,10 @@ pub(super) fn show_duration(duration: Duration) -> String {
 /// A whole number without sign, in decimal.
 pub(super) fn integer(text: &str) -> Result<u64, String> {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = if plain { text.parse().ok() } else { None };
-    number.ok_or_else(|| "is not a whole number".to_owned())
+    if !plain {
+        return Err("is not a whole number".to_owned());
+    }
+    text.parse().map_err(|_| format!("is too large: at most {}", u64::MAX))
 }
 
 /// Bytes: a whole number, or one with `KiB MiB GiB TiB` or `KB MB GB TB`.
@@ -67,12 +69,15 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         ("TB", 1_000_000_000_000),
         ("B", 1),
     ];
-    let wrong = || "is not a size: write bytes as a whole number, or 512MiB, 1GiB".to_owned();
     let (number, factor) = UNITS
         .iter()
         .find_map(|(unit, factor)| text.strip_suffix(unit).map(|number| (number.trim_end(), *factor)))
         .unwrap_or((text, 1));
-    integer(number).ok().and_then(|number| number.checked_mul(factor)).ok_or_else(wrong)
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("is not a size: write bytes as a whole number, or 512MiB, 1GiB".to_owned());
+    }
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    bytes.ok_or_else(|| format!("is too large: at most {} bytes", u64::MAX))
 }
 
 /// Bytes as this module reads them: the largest unit that divides them.
@@ -221,6 +226,15 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(bytes(text).ok(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_number_that_is_too_large_is_said_to_be_that() {
+        for text in ["18446744073709551616", "99999999TiB"] {
+            assert!(bytes(text).unwrap_err().starts_with("is too large"), "{text}");
+        }
+        assert!(integer("18446744073709551616").unwrap_err().starts_with("is too large"));
+        assert_eq!(integer("1x"), Err("is not a whole number".to_owned()));
     }
 
     #[test]
