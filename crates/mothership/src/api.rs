@@ -8,6 +8,7 @@ pub mod caller;
 pub mod conduits_v1;
 pub mod error;
 pub mod extract;
+pub mod keys;
 pub mod openapi;
 pub mod request;
 pub mod user;

@@ -69,7 +69,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         request: None,
         success: ("204", "Deleted", Content::None),
-        refusals: &["401", "404", "409"],
+        refusals: &["401", "404", "409", "422"],
     },
     Operation {
         method: "GET",
@@ -226,7 +226,7 @@ pub fn rendered() -> Value {
         "info": {
             "title": "Nexus mothership",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "The user API. Times are RFC 3339 in UTC, output and diffs are bytes.",
+            "description": "The user API. Times are RFC 3339 in UTC, output and diffs are bytes. A field or parameter that a call does not have is refused by name (422), and so is a field that is there twice.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "security": [{ "token": [] }],

@@ -8,6 +8,7 @@ use conduits::{code, headers, prefer};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
+use super::keys::KeysOnce;
 use crate::refusal::{Refusal, RefusalKind};
 
 /// Bodies of ordinary calls.
@@ -45,18 +46,33 @@ pub async fn json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Re
     parse(&bytes(body, limit).await?)
 }
 
+/// As [`parse`], for what a person or a program of theirs wrote: each key once.
+///
+/// # Errors
+/// As [`parse`], and 422 for a key that is there twice.
+pub fn fields<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let read = parse(bytes)?;
+    if !bytes.is_empty() {
+        serde_json::from_slice::<KeysOnce>(bytes).map_err(|error| invalid(&error.to_string()))?;
+    }
+    Ok(read)
+}
+
 /// `bytes` as a JSON object; nothing at all reads as an empty one.
 ///
 /// # Errors
 /// 422 for what is not the expected JSON.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    let invalid = |detail: String| Refusal::invalid(code::INVALID_PARAMETER, format!("the body: {detail}"));
     let text = if bytes.is_empty() { b"{}" } else { bytes };
     // serde would take an array for the fields of a struct in their order.
     if text.trim_ascii_start().first() == Some(&b'[') {
-        return Err(invalid("an array is not an object; send the fields by name".to_owned()));
+        return Err(invalid("an array is not an object; send the fields by name"));
     }
-    serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))
+    serde_json::from_slice(text).map_err(|error| invalid(&error.to_string()))
+}
+
+fn invalid(detail: &str) -> Refusal {
+    Refusal::invalid(code::INVALID_PARAMETER, format!("the body: {detail}"))
 }
 
 /// The seconds of `Prefer: wait=N`, at most `longest`; none where the caller does not wait.

@@ -11,9 +11,11 @@ mod tokens;
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::extract::Request;
 use axum::http::HeaderMap;
-use axum::routing::{get, post};
+use axum::middleware::Next;
+use axum::routing::{MethodRouter, get, post};
+use axum::{Router, middleware};
 use conduits::code;
 use rusqlite::Connection;
 use serde::Deserialize;
@@ -21,31 +23,44 @@ use serde::Deserialize;
 use super::App;
 use super::caller;
 use super::error::ApiResult;
-use super::extract::number;
+use super::extract::{Query, number};
 use crate::clock::Micros;
 use crate::refusal::{Fault, Refusal};
 use crate::store::Tx;
 use crate::store::accounts::{self, User};
 
-/// The routes.
+/// The routes. Parameters that a call does not take are refused, as unknown fields are: one that is misspelt would narrow
+/// nothing.
 pub fn routes() -> Router<Arc<App>> {
     Router::new()
-        .route("/api/v1/facilities", get(facilities::list).post(facilities::create))
-        .route("/api/v1/facilities/{id}", get(facilities::get).delete(facilities::delete))
-        .route("/api/v1/directives", get(directives::list).post(create::create))
-        .route("/api/v1/directives/{id}", get(directives::get))
-        .route("/api/v1/directives/{id}/cancel", post(directives::cancel))
-        .route("/api/v1/directives/{id}/diff", get(directives::diff))
+        .route("/api/v1/facilities", get(facilities::list).merge(bare(post(facilities::create))))
+        .route("/api/v1/facilities/{id}", bare(get(facilities::get).delete(facilities::delete)))
+        .route("/api/v1/directives", get(directives::list).merge(bare(post(create::create))))
+        .route("/api/v1/directives/{id}", bare(get(directives::get)))
+        .route("/api/v1/directives/{id}/cancel", bare(post(directives::cancel)))
+        .route("/api/v1/directives/{id}/diff", bare(get(directives::diff)))
         .route("/api/v1/directives/{id}/logs", get(logs::page))
         .route("/api/v1/directives/{id}/logs/stream", get(live::stream))
-        .route("/api/v1/enrollment-tokens", get(tokens::list).post(tokens::create))
-        .route("/api/v1/enrollment-tokens/{id}", axum::routing::delete(tokens::revoke))
+        .route("/api/v1/enrollment-tokens", get(tokens::list).merge(bare(post(tokens::create))))
+        .route("/api/v1/enrollment-tokens/{id}", bare(axum::routing::delete(tokens::revoke)))
         .route("/api/v1/territories", get(territories::list))
-        .route("/api/v1/territories/{id}", get(territories::get))
-        .route("/api/v1/territories/{id}/disable", post(territories::disable))
-        .route("/api/v1/territories/{id}/enable", post(territories::enable))
+        .route("/api/v1/territories/{id}", bare(get(territories::get)))
+        .route("/api/v1/territories/{id}/disable", bare(post(territories::disable)))
+        .route("/api/v1/territories/{id}/enable", bare(post(territories::enable)))
         .route("/api/v1/audit-events", get(territories::audit_events))
 }
+
+/// Calls that take no parameters.
+fn bare(calls: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
+    calls.route_layer(middleware::from_fn(async |_: Query<Nothing>, request: Request, next: Next| {
+        next.run(request).await
+    }))
+}
+
+/// No parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
 
 /// Items on a page where the caller does not say.
 const PAGE: u32 = 50;
@@ -54,6 +69,7 @@ const LONGEST_PAGE: u32 = 500;
 
 /// `?limit=&cursor=` of the lists.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Page {
     #[serde(default, deserialize_with = "number")]
     limit: Option<u32>,

@@ -258,6 +258,13 @@ async fn a_query_or_path_that_does_not_read_is_refused_like_any_parameter() {
         (&format!("directives/{id}/logs?after=x"), "after"),
         (&format!("directives/{id}/logs?from_seq=x"), "from_seq"),
         (&format!("directives/{id}/logs/stream?after=x"), "after"),
+        ("directives?stat=queued", "`stat`"),
+        ("facilities?limit=1&nobody=knows", "`nobody`"),
+        ("territories?state=x", "`state`"),
+        ("audit-events?since=1", "`since`"),
+        (&format!("directives/{id}?verbose=1"), "`verbose`"),
+        (&format!("directives/{id}/logs?form_seq=1"), "`form_seq`"),
+        (&format!("directives/{id}/logs/stream?from_seq=1"), "`from_seq`"),
         ("directives/%ff", "path"),
         ("facilities/%ff", "path"),
         ("territories/%ff", "path"),
@@ -267,11 +274,35 @@ async fn a_query_or_path_that_does_not_read_is_refused_like_any_parameter() {
         assert_eq!((status.as_u16(), &refused["error"]), (422, &json!("invalid_parameter")), "{path}: {refused}");
         assert!(detail.contains(word) && !detail.contains('\n'), "{path}: {detail}");
     }
-    let (_, page) = bed.get("/api/v1/directives?limit=1&nobody=knows").await;
+    let (_, page) = bed.get("/api/v1/directives?limit=1&state=queued").await;
     assert_eq!(page["directives"][0]["id"], json!(id));
+    let cancel = format!("/api/v1/directives/{id}/cancel");
+    assert_eq!(refusal(bed.post(&format!("{cancel}?force"), json!({})).await), refused(422, "invalid_parameter"));
+    assert_eq!(bed.state(&id).await, "queued");
     let territory = bed.territory().await;
     let odd = territory.call("/directives/%ff/started", json!({})).await;
     assert_eq!(refusal(odd), refused(422, "invalid_parameter"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_there_twice_is_refused_by_name() {
+    let bed = Bed::dev().await;
+    let facility = bed.facility().await;
+    let mut twice = Vec::new();
+    for (path, body, key) in [
+        ("directives", format!(r#"{{"facility_id":"{facility}","command":"true","command":"id"}}"#), "command"),
+        ("directives", format!(r#"{{"facility_id":"{facility}","command":"true","env":{{"A":"1","A":"2"}}}}"#), "A"),
+        ("facilities", r#"{"name":"a","name":"b"}"#.to_owned(), "name"),
+        ("enrollment-tokens", r#"{"labels":{"site":"a","site":"b"}}"#.to_owned(), "site"),
+    ] {
+        let request = bed.client(None).post(format!("{}/api/v1/{path}", bed.url())).bearer_auth(&bed.token);
+        let (status, refused) = answer(request.header("content-type", "application/json").body(body.clone())).await;
+        let detail = refused["detail"].as_str().unwrap_or_default().to_owned();
+        if status != StatusCode::UNPROCESSABLE_ENTITY || !detail.contains(key) {
+            twice.push((body, status, refused));
+        }
+    }
+    assert_eq!(twice, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,7 @@ pub(super) async fn create(
     app.query(&headers, |_, _| Ok(())).await?;
     let bytes = request::bytes(body, request::LARGE).await?;
     let key = idempotency_key(&headers)?;
-    let fields: Map<String, Value> = request::parse(&bytes)?;
+    let fields: Map<String, Value> = request::fields(&bytes)?;
     let created = app
         .change(&headers, move |tx, user| {
             once(tx, user, key.as_deref(), "directive", &bytes, || create_one(tx, user, fields))

@@ -34,6 +34,7 @@ pub(super) async fn get(
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Narrowed {
     state: Option<String>,
     facility_id: Option<String>,

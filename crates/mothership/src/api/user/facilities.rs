@@ -45,7 +45,7 @@ pub(super) async fn create(
     caller::bearer(&headers)?;
     let bytes = request::bytes(body, request::SMALL).await?;
     let key = idempotency_key(&headers)?;
-    let wanted: Wanted = request::parse(&bytes)?;
+    let wanted: Wanted = request::fields(&bytes)?;
     check(&wanted)?;
     let created = app
         .change(&headers, move |tx, user| {
@@ -107,6 +107,7 @@ fn create_one(tx: &Tx<'_>, user: &User, wanted: &Wanted) -> Result<Value, Fault>
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Named {
     name: Option<String>,
     #[serde(default, deserialize_with = "number")]

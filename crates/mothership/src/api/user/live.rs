@@ -39,6 +39,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct From {
     after: Option<String>,
 }

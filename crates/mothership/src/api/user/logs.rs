@@ -25,6 +25,7 @@ use crate::store::logs::read::{self, Item, Rest, Step};
 const PAGE_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     stream: Option<String>,
     #[serde(default, deserialize_with = "number")]

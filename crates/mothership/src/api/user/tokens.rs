@@ -48,7 +48,7 @@ pub(super) async fn create(
     caller::bearer(&headers)?;
     let bytes = request::bytes(body, request::SMALL).await?;
     let once = idempotency_key(&headers)?.map(|key| (key, digest("enrollment_token", &bytes)));
-    let wanted: Wanted = request::parse(&bytes)?;
+    let wanted: Wanted = request::fields(&bytes)?;
     let ttl = wanted.ttl_seconds.unwrap_or(TTL_SECONDS);
     if !(1..=LONGEST_TTL_SECONDS).contains(&ttl) {
         return Err(Refusal::invalid(
