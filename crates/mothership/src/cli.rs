@@ -7,6 +7,7 @@ mod args;
 mod client;
 mod commands;
 mod follow;
+mod plain;
 mod run;
 mod serve;
 mod shell;

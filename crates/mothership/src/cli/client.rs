@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::args::Remote;
+use super::plain;
 use crate::serve::directory;
 
 /// A call's time, but for live logs.
@@ -224,6 +225,11 @@ pub(super) fn segment(text: &str) -> String {
 }
 
 pub(super) fn transport(url: &str, error: &reqwest::Error) -> ClientError {
+    let detail = plain::words(error).map_or_else(|| causes(error), str::to_owned);
+    ClientError::Transport { url: url.to_owned(), detail }
+}
+
+fn causes(error: &reqwest::Error) -> String {
     let mut detail = String::new();
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -233,10 +239,7 @@ pub(super) fn transport(url: &str, error: &reqwest::Error) -> ClientError {
         detail.push_str(&error.to_string());
         cause = error.source();
     }
-    if detail.is_empty() {
-        detail = error.to_string();
-    }
-    ClientError::Transport { url: url.to_owned(), detail }
+    if detail.is_empty() { error.to_string() } else { detail }
 }
 
 async fn accepted(url: &str, response: Response) -> Result<Response, ClientError> {

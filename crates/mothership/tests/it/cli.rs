@@ -107,6 +107,17 @@ async fn mistakes_are_told_in_a_line_and_a_token_comes_alone() {
         assert_eq!(refused.status.code(), Some(2), "{flag}");
         assert!(String::from_utf8(refused.stderr).unwrap().contains(word), "{flag}");
     }
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (server, fault) in [
+        (format!("https://{closed}"), "nothing listens there"),
+        (bed.url().replacen("https:", "http:", 1), "write https:// in --server"),
+        (bed.url(), "give the mothership's as --ca-file"),
+    ] {
+        let failed = ended(mothership(&bed, &["--server", &server, "ls"])).await;
+        let line = String::from_utf8(failed.stderr).unwrap();
+        assert!(line.contains(fault) && line.lines().count() == 1, "{server}: {line}");
+        assert!(!line.contains("client error"), "{server}: {line}");
+    }
     for server in ["http://192.0.2.1:1", "HTTP://0.0.0.0:1", "hTtP://192.0.2.1:1"] {
         let plain = ended(mothership(&bed, &["--server", server, "ls"])).await;
         assert!(String::from_utf8(plain.stderr).unwrap().contains("use https"), "{server}");
