@@ -35,6 +35,7 @@ use crate::signals::Signals;
 mod beat;
 mod recover;
 mod removals;
+mod rest;
 mod root;
 
 /// How long flushing may take after the last directive has ended.

@@ -21,6 +21,21 @@ pub fn give_back() -> io::Result<u64> {
     release_program_text()
 }
 
+/// This process's resident memory in bytes.
+///
+/// # Errors
+/// `/proc/self` cannot be read, or says something else.
+pub fn resident() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    resident_in(&status).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status has no VmRSS"))
+}
+
+/// The resident memory in bytes, from the text of /proc/self/status (proc_pid_status(5)).
+fn resident_in(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Unmaps the pages of this program's own text, and says how many bytes the mapping has. They come back from the page
 /// cache one by one as they are used (madvise(2), MADV_DONTNEED): what only the start needed stays out.
 ///
@@ -63,6 +78,15 @@ mod tests {
             9000-a000 rw-p 00000000 00:00 0 [heap]\n\
             b000-c000 r-xp 00000000 00:00 0 [vdso]\n";
         assert_eq!(text_ranges(maps, "/usr/bin/nexusd").collect::<Vec<_>>(), [(0x2000, 0x5000)]);
+    }
+
+    #[test]
+    fn resident_memory_is_counted_in_bytes() {
+        assert_eq!(resident_in("Name:\tx\nVmSize:\t    2048 kB\nVmRSS:\t    1024 kB\n"), Some(1024 * 1024));
+        for nonsense in ["", "VmRSS:\t 12", "VmRSS:\t -1 kB", "VmRSS:\t 18446744073709551615 kB"] {
+            assert_eq!(resident_in(nonsense), None, "{nonsense:?}");
+        }
+        assert!(resident().unwrap() > 1024 * 1024);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Daemon;
+use super::rest::{self, Rest, Seen};
 use crate::observe::ready::ReadyFacts;
 
 /// The server may ask for heartbeats this often at most, and this seldom at least.
@@ -99,20 +100,19 @@ pub(super) async fn health(daemon: Arc<Daemon>, stop: CancellationToken) {
     }
 }
 
-/// Keeps the metrics that are read elsewhere, and readiness, up to date until `stop`; and gives memory back where no work
-/// has come since the last look.
+/// Keeps the metrics that are read elsewhere, and readiness, up to date until `stop`; and gives memory back while no work
+/// comes.
 pub(super) async fn facts(daemon: Arc<Daemon>, stop: CancellationToken) {
-    let (mut begun, mut rested) = (0, false);
+    let mut rest = Rest::default();
     loop {
         daemon.publish(daemon.engine.config.territory_heartbeat.interval);
-        let now = daemon.begun.load(Ordering::Relaxed);
-        if now != begun || !daemon.held().is_empty() {
-            (begun, rested) = (now, false);
-        } else if !rested {
-            rested = true;
-            if let Err(error) = sys::memory::give_back() {
-                debug!(%error, "what only past work needed stays in memory");
-            }
+        let seen = Seen {
+            begun: daemon.begun.load(Ordering::Relaxed),
+            at_work: !daemon.held().is_empty(),
+            resident: rest::resident(),
+        };
+        if rest.look(seen) {
+            rest.gave_back(rest::give_back());
         }
         tokio::select! {
             () = stop.cancelled() => return,

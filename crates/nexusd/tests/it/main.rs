@@ -19,6 +19,7 @@ mod packaging;
 mod planted;
 mod preparing;
 mod removing;
+mod resting;
 mod rootfs;
 mod run;
 mod starting;
