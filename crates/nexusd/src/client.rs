@@ -8,6 +8,7 @@
 
 pub mod directive;
 pub mod error;
+pub(crate) mod plain;
 pub mod reach;
 pub mod retry;
 pub mod token;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
+use super::plain;
 use super::reach::MAX_RETRY_AFTER;
 
 /// Longest text that is kept of what a server says, in bytes.
@@ -124,17 +125,22 @@ impl CallError {
         Self::Nonsense { what: bounded(what.as_ref()) }
     }
 
-    /// A transport failure; the URL is left out (it is in the caller's words) and the chain of causes is joined.
+    /// A transport failure, with the place that was asked; the rest of the URL is in the caller's words.
     pub(super) fn transport(error: reqwest::Error) -> Self {
-        let timed_out = error.is_timeout();
-        let error = error.without_url();
-        let mut why = if timed_out { String::from("timed out: ") } else { String::new() };
-        why.push_str(&error.to_string());
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            why.push_str(": ");
-            why.push_str(&cause.to_string());
-            source = cause.source();
+        let place = error.url().and_then(|url| Some(format!("{}:{}: ", url.host_str()?, url.port_or_known_default()?)));
+        let slow = if error.is_timeout() { "timed out: " } else { "" };
+        let mut why = format!("{slow}{}", place.unwrap_or_default());
+        if let Some(words) = plain::words(&error) {
+            why.push_str(words);
+        } else {
+            let error = error.without_url();
+            why.push_str(&error.to_string());
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                why.push_str(": ");
+                why.push_str(&cause.to_string());
+                source = cause.source();
+            }
         }
         Self::Unavailable { retry_after: None, why: bounded(&why) }
     }

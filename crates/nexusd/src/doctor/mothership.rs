@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::client::plain;
 use crate::config::Config;
 use crate::enroll::{FirstTrust, causes, client_config};
 
@@ -39,7 +40,7 @@ pub(super) async fn ask(config: &Config) -> Contact {
             let ours = before.as_second().midpoint(after.as_second());
             Contact::Answered { ahead_seconds: theirs.map(|theirs| theirs.as_second() - ours) }
         }
-        Err(error) => Contact::Failed(causes(&error)),
+        Err(error) => Contact::Failed(plain::words(&error).map_or_else(|| causes(&error), str::to_owned)),
     }
 }
 

@@ -13,6 +13,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::EnrollError;
 use super::trust::{FirstTrust, client_config};
+use crate::client::plain;
 use crate::config::Config;
 
 /// Bounds of the call: a token is spent by an answer that must still be read, so they are generous.
@@ -110,7 +111,10 @@ pub(super) async fn ask(
     pair: Option<&KeyAndRequest>,
 ) -> Result<EnrollAnswer, EnrollError> {
     let server = config.server_url.to_string();
-    let unreachable = |error: reqwest::Error| EnrollError::Unreachable { server: server.clone(), why: causes(&error) };
+    let unreachable = |error: reqwest::Error| EnrollError::Unreachable {
+        server: server.clone(),
+        why: plain::words(&error).map_or_else(|| causes(&error), str::to_owned),
+    };
     let mut metadata = Map::new();
     metadata.insert("capacity".to_owned(), json!({ "max_concurrent": config.max_concurrent_directives }));
     let request = EnrollRequest {

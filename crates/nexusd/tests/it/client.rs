@@ -1,5 +1,6 @@
 //! The client against a real server on loopback that misbehaves in every way the protocol's table knows.
 
+mod faults;
 pub(crate) mod server;
 
 use std::time::{Duration, Instant};
