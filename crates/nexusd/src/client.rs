@@ -11,11 +11,12 @@ pub mod error;
 pub(crate) mod plain;
 pub mod reach;
 pub mod retry;
+pub mod seldom;
 pub mod token;
 pub mod transport;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER, USER_A
 use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 pub use directive::DirectiveCalls;
 pub use error::{CallError, Said};
@@ -34,6 +36,7 @@ pub use reach::Reach;
 pub use retry::Deadline;
 pub use transport::{ClientError, PemIdentity, ProxyChoice, TlsSettings, Trust};
 
+use seldom::Seldom;
 use transport::{Fixed, Transport};
 
 /// Time within which an ordinary call must be answered.
@@ -94,6 +97,7 @@ pub struct CallCounters {
     calls: AtomicU64,
     failures: AtomicU64,
     retries: AtomicU64,
+    unreadable: AtomicU64,
 }
 
 /// A reading of [`CallCounters`].
@@ -105,6 +109,8 @@ pub struct CallCounts {
     pub failures: u64,
     /// Calls that were made again.
     pub retries: u64,
+    /// Answers that were not of this protocol.
+    pub unreadable: u64,
 }
 
 /// The control plane. Cheap to clone; all clones share connections and reachability.
@@ -121,6 +127,12 @@ struct Inner {
     counters: CallCounters,
     probes: AtomicU32,
     uploads: tokio::sync::Semaphore,
+    /// What the mothership says to polls, while it refuses them.
+    refusal: Mutex<Option<String>>,
+    /// Of answers that cannot be read.
+    unreadable: Seldom,
+    /// Of calls that fail again and again while others do not.
+    failing: Seldom,
 }
 
 /// One request before it is sent.
@@ -152,6 +164,9 @@ impl Mothership {
                 counters: CallCounters::default(),
                 probes: AtomicU32::new(0),
                 uploads: tokio::sync::Semaphore::new(UPLOAD_SLOTS),
+                refusal: Mutex::default(),
+                unreadable: Seldom::default(),
+                failing: Seldom::default(),
             }),
         })
     }
@@ -189,6 +204,7 @@ impl Mothership {
             calls: counters.calls.load(Ordering::Relaxed),
             failures: counters.failures.load(Ordering::Relaxed),
             retries: counters.retries.load(Ordering::Relaxed),
+            unreadable: counters.unreadable.load(Ordering::Relaxed),
         }
     }
 
@@ -244,10 +260,31 @@ impl Mothership {
         Ok(self.call(Call { path, token, wait: None, body }).await?.answer)
     }
 
+    /// What the mothership says while it refuses this territory's polls (401, 403).
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.inner.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn call<A: DeserializeOwned>(&self, call: Call<'_>) -> Result<Held<A>, CallError> {
         let counters = &self.inner.counters;
         counters.calls.fetch_add(1, Ordering::Relaxed);
+        let path = call.path;
         let outcome = self.exchange(call).await;
+        if path == conduits::paths::POLLS {
+            self.note_refusal(outcome.as_ref().err());
+        }
+        if let Err(CallError::Nonsense { what }) = &outcome {
+            counters.unreadable.fetch_add(1, Ordering::Relaxed);
+            if let Some(unsaid) = self.inner.unreadable.say(Instant::now()) {
+                tracing::warn!(
+                    call = path,
+                    what,
+                    unsaid,
+                    "the mothership's answer cannot be read: asked again until one can; see that server_url is the mothership's and no other server answers in its place"
+                );
+            }
+        }
         match &outcome {
             Err(error) if error.is_transient() => {
                 counters.failures.fetch_add(1, Ordering::Relaxed);
@@ -257,6 +294,16 @@ impl Mothership {
             _ => self.inner.reach.succeeded(),
         }
         outcome
+    }
+
+    /// Only an answer takes a refusal back: without one, the mothership is merely out of reach.
+    fn note_refusal(&self, error: Option<&CallError>) {
+        let refusal = match error {
+            Some(error @ (CallError::Unauthorized(_) | CallError::Forbidden(_))) => Some(error.to_string()),
+            Some(error) if error.is_transient() => return,
+            _ => None,
+        };
+        *self.inner.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
     }
 
     /// Nonsense counts as a failure to serve (a captive portal, a proxy's page); a 429 is an answer.

@@ -220,12 +220,14 @@ fn work_of(logs: Arc<LogCounters>, outbox: Outbox, mothership: Mothership) -> Wo
     Arc::new(move || {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         WorkSample {
+        let calls = mothership.counts();
             log_in_bytes: read(&logs.bytes_in),
             log_shipped_bytes: read(&logs.bytes_shipped),
             log_truncated_bytes: read(&logs.bytes_truncated),
             spool_bytes: read(&logs.spool_bytes),
             outbox_entries: u64::try_from(outbox.entries()).unwrap_or(u64::MAX),
-            retries: mothership.counts().retries,
+            retries: calls.retries,
+            unreadable_answers: calls.unreadable,
             client_cert_expiry: mothership.certificate_expiry(),
         }
     })

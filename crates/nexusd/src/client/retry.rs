@@ -10,11 +10,12 @@ use tokio::time::Instant;
 
 use super::Mothership;
 use super::error::CallError;
+use super::reach::{PROBE_INTERVAL, SLOW_PROBE_INTERVAL, YOUNG_OUTAGE};
 
-/// First pause after a failure; doubles up to [`MAX_PAUSE`].
+/// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause between two tries of one call while the mothership answers others.
-const MAX_PAUSE: Duration = Duration::from_millis(1500);
+/// Failures of one call after which it is no noise any more that it fails.
+const FAILING: u32 = 5;
 
 /// Until when to ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Mothership {
     {
         let mut last = None;
         let tries = async {
-            let mut pause = FIRST_PAUSE;
+            let (began, mut failures) = (Instant::now(), 0_u32);
             loop {
                 self.ready().await;
                 let error = match call().await {
@@ -59,9 +60,15 @@ impl Mothership {
                     Err(error) => return Err(error),
                 };
                 self.count_retry();
-                let wait = error.retry_after().unwrap_or_else(|| jittered(pause));
-                pause = (pause * 2).min(MAX_PAUSE);
+                let wait = error.retry_after().unwrap_or_else(|| jittered(pause(failures, began.elapsed())));
+                failures = failures.saturating_add(1);
                 tracing::debug!(%error, wait_ms = wait.as_millis(), "asking the mothership again");
+                if failures >= FAILING
+                    && let Some(unsaid) = self.inner.failing.say(Instant::now())
+                {
+                    let seconds = began.elapsed().as_secs();
+                    tracing::warn!(%error, failures, seconds, unsaid, "a call to the mothership fails again and again: made until it succeeds");
+                }
                 let give_up = deadline.reached(Instant::now() + wait);
                 last = Some(error);
                 if give_up {
@@ -80,6 +87,12 @@ impl Mothership {
     }
 }
 
+/// The pause after so many failures of one call, the first of them so long ago: doubled up to the rhythm of an outage.
+fn pause(failures: u32, since: Duration) -> Duration {
+    let longest = if since < YOUNG_OUTAGE { PROBE_INTERVAL } else { SLOW_PROBE_INTERVAL };
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(longest)
+}
+
 fn too_late() -> CallError {
     CallError::Unavailable { retry_after: None, why: "no answer before the deadline".to_owned() }
 }
@@ -87,4 +100,19 @@ fn too_late() -> CallError {
 /// Between half of `pause` and all of it.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_fails_alone_is_made_again_as_seldom_as_an_outage_is_probed() {
+        let table =
+            [(0, 0, 100), (1, 1, 200), (3, 1, 800), (4, 2, 1500), (u32::MAX, 599, 1500), (u32::MAX, 600, 30_000)];
+        for (failures, seconds, millis) in table {
+            let expected = Duration::from_millis(millis);
+            assert_eq!(pause(failures, Duration::from_secs(seconds)), expected, "{failures} {seconds}");
+        }
+    }
 }

@@ -179,6 +179,7 @@ mod tests {
             spool_bytes: 512,
             outbox_entries: 2,
             retries: 3,
+            unreadable_answers: 4,
             client_cert_expiry: Some(1_800_000_000),
         };
         let metrics = Metrics::new(Arc::new(move || egress.clone()), Arc::new(move || work.clone()));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use conduits::DirectiveState;
 use serde_json::json;
 use testkit::stub::FaultKind;
-use testkit::{Endpoint, Fault, StubOptions, free_port, require};
+use testkit::{Endpoint, Fault, Output, StubOptions, free_port, require};
 
 use crate::bed::{Bed, SOON};
 
@@ -21,6 +21,7 @@ impl Page {
     fn new() -> Self {
         let port = free_port();
         let keys = format!("observability: {{enabled: true, listen_addr: \"127.0.0.1:{port}\"}}\n");
+        let keys = format!("supported_sandbox_profiles: [untrusted, host]\n{keys}");
         Self { bed: Bed::with(StubOptions::full(), &keys), port }
     }
 
@@ -86,6 +87,21 @@ async fn logs_reports_and_retries_are_on_the_page() {
     let left_out = ended.report.artifacts_manifest["log"]["stdout"]["left_out"].as_u64().unwrap();
     assert!(left_out > 0);
     assert_eq!(page.value("nexusd_log_truncated_bytes_total"), left_out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_cannot_be_read_are_counted_and_said_once() {
+    let page = Page::new();
+    for endpoint in [Endpoint::Started, Endpoint::LogChunk, Endpoint::Finished] {
+        page.bed.stub.fail(endpoint, Fault::times(2, FaultKind::Html));
+    }
+    let ended = page.bed.run(json!({"command": "echo told", "sandbox_profile": "host"})).await;
+    assert_eq!(ended.outcome(), ("succeeded", 0, "told\n"));
+    page.until("nexusd_unreadable_answers_total", 6).await;
+    let said = page.bed.daemon.text(Output::Stderr);
+    let lines: Vec<_> = said.lines().filter(|line| line.contains("answer cannot be read")).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(lines[0].contains("/started") && lines[0].contains("no JSON object"), "{}", lines[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,8 @@ pub struct WorkSample {
     pub outbox_entries: u64,
     /// Reports and log chunks sent again.
     pub retries: u64,
+    /// Answers of the mothership that could not be read.
+    pub unreadable_answers: u64,
     /// Unix time at which the client certificate ends; `None` without one.
     pub client_cert_expiry: Option<i64>,
 }
@@ -62,6 +64,11 @@ impl Collector for WorkCollector {
             ("nexusd_log_shipped_bytes", "Output acknowledged by the mothership", sample.log_shipped_bytes),
             ("nexusd_log_truncated_bytes", "Output left out beyond the limit", sample.log_truncated_bytes),
             ("nexusd_retries", "Reports and log chunks sent to the mothership again", sample.retries),
+            (
+                "nexusd_unreadable_answers",
+                "Answers of the mothership that could not be read",
+                sample.unreadable_answers,
+            ),
         ] {
             let counter = ConstCounter::new(count);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
