@@ -195,6 +195,7 @@ async fn bring_up(
         facts: watch::Sender::new(ReadyFacts {
             drivers: Vec::new(),
             last_contact: None,
+            refusal: None,
             heartbeat_interval,
             shutting_down: false,
         }),
@@ -219,8 +220,8 @@ async fn bring_up(
 fn work_of(logs: Arc<LogCounters>, outbox: Outbox, mothership: Mothership) -> WorkSource {
     Arc::new(move || {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        WorkSample {
         let calls = mothership.counts();
+        WorkSample {
             log_in_bytes: read(&logs.bytes_in),
             log_shipped_bytes: read(&logs.bytes_shipped),
             log_truncated_bytes: read(&logs.bytes_truncated),

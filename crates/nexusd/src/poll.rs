@@ -18,6 +18,10 @@ use crate::client::{CallError, Held, Mothership, token};
 use crate::directive::lease::{BootTime, Lease};
 use crate::observe::metrics::{Metrics, PollResult};
 
+mod failing;
+
+use failing::Failing;
+
 /// The most that one poll may ask for, by the protocol.
 const MOST_PER_POLL: usize = 5;
 
@@ -126,6 +130,7 @@ async fn claim(
     stop: &CancellationToken,
 ) -> Option<(BootTime, Held<PollAnswer>)> {
     let wait = (!settings.wait.is_zero()).then_some(settings.wait);
+    let mut failing = Failing::default();
     loop {
         let asked = BootTime::now();
         let polled = tokio::select! {
@@ -137,8 +142,8 @@ async fn claim(
         match polled {
             Ok(polled) => return Some((asked, polled)),
             Err(error) => {
-                warn!(%error, "the poll failed");
-                pause(pause_after_error(&error, settings.backoff), stop).await?;
+                failing.again(&error);
+                pause(pause_after_error(&error, failing.backoff(settings.backoff)), stop).await?;
             }
         }
     }

@@ -137,6 +137,7 @@ impl Daemon {
         self.facts.send_replace(ReadyFacts {
             drivers,
             last_contact: self.mothership.reach().last_success().map(tokio::time::Instant::into_std),
+            refusal: self.mothership.refusal(),
             heartbeat_interval,
             shutting_down: *self.stopping.borrow(),
         });

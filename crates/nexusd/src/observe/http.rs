@@ -200,6 +200,7 @@ mod tests {
         let facts = ReadyFacts {
             drivers: vec![(conduits::DriverKind::Host, Ok(()))],
             last_contact: Some(Instant::now()),
+            refusal: None,
             heartbeat_interval: Duration::from_secs(30),
             shutting_down: false,
         };

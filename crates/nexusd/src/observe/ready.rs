@@ -14,6 +14,8 @@ pub struct ReadyFacts {
     pub drivers: Vec<(DriverKind, Result<(), String>)>,
     /// When the mothership last answered.
     pub last_contact: Option<Instant>,
+    /// What the mothership says while it refuses this territory.
+    pub refusal: Option<String>,
     /// The territory heartbeat interval in force.
     pub heartbeat_interval: Duration,
     /// A shutdown is under way.
@@ -21,7 +23,7 @@ pub struct ReadyFacts {
 }
 
 /// `Ok` when directives can be taken on: at least one offered driver is healthy, the mothership answered within three
-/// heartbeat intervals, and no shutdown is under way.
+/// heartbeat intervals and does not refuse this territory, and no shutdown is under way.
 ///
 /// # Errors
 /// Every reason why not, one line each.
@@ -53,6 +55,9 @@ pub fn readiness(facts: &ReadyFacts, now: Instant) -> Result<(), Vec<String>> {
             }
         }
     }
+    if let Some(refusal) = &facts.refusal {
+        reasons.push(format!("the mothership refuses this territory: {refusal}"));
+    }
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
@@ -66,6 +71,7 @@ mod tests {
         let good = ReadyFacts {
             drivers: vec![(DriverKind::Bwrap, Err("no user namespaces".to_owned())), (DriverKind::Host, Ok(()))],
             last_contact: Some(start),
+            refusal: None,
             heartbeat_interval: Duration::from_secs(30),
             shutting_down: false,
         };
@@ -79,7 +85,12 @@ mod tests {
             readiness(&ReadyFacts { shutting_down: true, ..good.clone() }, after(0)),
             Err(vec!["shutting down".to_owned()])
         );
-        let fresh = ReadyFacts { drivers: Vec::new(), ..good };
+        let refused = ReadyFacts { refusal: Some("401, who?".to_owned()), ..good.clone() };
+        assert_eq!(
+            readiness(&refused, after(0)),
+            Err(vec!["the mothership refuses this territory: 401, who?".to_owned()])
+        );
+        let fresh = ReadyFacts { drivers: Vec::new(), ..good.clone() };
         assert_eq!(readiness(&fresh, after(0)), Err(vec!["no driver has been checked yet".to_owned()]));
         let bad = ReadyFacts {
             drivers: vec![(DriverKind::Bwrap, Err("no user namespaces".to_owned()))],

@@ -26,9 +26,13 @@ impl Page {
     }
 
     fn text(&self) -> String {
+        self.get("/metrics")
+    }
+
+    fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).unwrap();
         page
@@ -39,6 +43,19 @@ impl Page {
         let page = self.text();
         let found = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("{name} is missing from\n{page}")).parse().unwrap()
+    }
+
+    /// The readiness page, once it has this status.
+    async fn until_ready(&self, status: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let page = self.get("/readyz");
+            if page.starts_with(&format!("HTTP/1.1 {status}")) {
+                return page;
+            }
+            assert!(began.elapsed() < SOON, "not {status}: {page}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn until(&self, name: &str, expected: u64) {
@@ -102,6 +119,24 @@ async fn answers_that_cannot_be_read_are_counted_and_said_once() {
     let lines: Vec<_> = said.lines().filter(|line| line.contains("answer cannot be read")).collect();
     assert_eq!(lines.len(), 1, "{said}");
     assert!(lines[0].contains("/started") && lines[0].contains("no JSON object"), "{}", lines[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_territory_that_is_not_known_polls_seldom_and_is_not_ready() {
+    let page = Page::new();
+    page.until_ready("200 OK").await;
+    page.bed.stub.fail(Endpoint::Poll, Fault::always(FaultKind::Status(401, None)));
+    // Ends the poll that is held, where one is.
+    let id = page.bed.queue(json!({"sandbox_profile": "host"}));
+    let refused = page.until_ready("503 Service Unavailable").await;
+    assert!(refused.contains("the mothership refuses this territory: 401"), "{refused}");
+    let said = page.bed.daemon.text(Output::Stderr);
+    assert_eq!(said.matches("does not know this territory").count(), 1, "{said}");
+    // From 50 ms on, doubled each time.
+    assert!(page.value("nexusd_poll_errors_total") < 12, "{}", page.text());
+    page.bed.stub.mend(Endpoint::Poll);
+    page.until_ready("200 OK").await;
+    assert_eq!(page.bed.ended(id).await.outcome().0, "succeeded");
 }
 
 #[tokio::test(flavor = "multi_thread")]
