@@ -174,9 +174,13 @@ impl Supervisor {
     fn finish(&mut self) -> Option<i32> {
         let (how, since) = self.ended?;
         if self.mode == Mode::Host {
-            // What holds the pipes may go on for a while, as in a shell; what does not has been left behind.
-            if since.elapsed() < DRAIN && tree::descendant_holds(&[STDOUT, STDERR]) {
-                return None;
+            // What holds the pipes may go on for a while, as in a shell: the tail of `exec > >(tee log)` would be lost. What
+            // does not has been left behind.
+            if tree::descendant_holds(&[STDOUT, STDERR]) {
+                if since.elapsed() < DRAIN {
+                    return None;
+                }
+                complain("a process that the command left behind held its output for 2 s more, and was killed");
             }
             self.kill_all();
         }

@@ -11,11 +11,13 @@ async fn a_background_child_that_keeps_the_pipe_is_drained_for_two_seconds() {
     let bed = Bed::new();
     let begin = Instant::now();
     let outcome = bed.run(Run::host("(sleep 0.5; echo late) & echo early")).await;
-    assert_eq!(outcome.stdout, "early\nlate\n");
+    assert_eq!((outcome.stdout.as_str(), outcome.exit.note), ("early\nlate\n", None));
     assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
     let begin = Instant::now();
     let outcome = bed.run(Run::host("(sleep 8501; echo never) & echo early")).await;
     assert_eq!((outcome.exit.code, outcome.stdout.as_str()), (0, "early\n"));
+    let note = outcome.exit.note.unwrap_or_default();
+    assert!(note.contains("left behind held its output for 2 s more"), "{note}");
     assert!((1900..4000).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
     assert!(processes_with("sleep\x008501").is_empty());
 }
