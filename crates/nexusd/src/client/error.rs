@@ -183,6 +183,10 @@ fn said_in(body: &[u8]) -> Said {
     }
     match serde_json::from_slice::<Loose>(body) {
         Ok(loose) => Said::new(loose.error.as_deref().unwrap_or(""), loose.detail.as_deref().unwrap_or("")),
+        // A page says nothing that its status does not, and much of it.
+        Err(_) if body.trim_ascii_start().first() == Some(&b'<') => {
+            Said::new("", "a page of HTML, which no mothership sends: see what answers at server_url")
+        }
         Err(_) => Said::new("", &String::from_utf8_lossy(body.get(..MAX_SAID_BYTES).unwrap_or(body))),
     }
 }
@@ -242,8 +246,11 @@ mod tests {
 
     #[test]
     fn what_a_server_says_is_bounded_and_printable() {
-        let html = format!("<html>\r\n\x1b[31m{}</html>", "x".repeat(10_000));
-        let CallError::NotFound(said) = of(404, None, &html) else { panic!("not a 404") };
+        let page = "\n <!DOCTYPE html>\n<html>\n<body>Bad gateway</body>\n</html>";
+        let CallError::Unavailable { why, .. } = of(502, None, page) else { panic!("not a 502") };
+        assert_eq!(why, "status 502 (a page of HTML, which no mothership sends: see what answers at server_url)");
+        let text = format!("gone\r\n\x1b[31m{}", "x".repeat(10_000));
+        let CallError::NotFound(said) = of(404, None, &text) else { panic!("not a 404") };
         assert!(said.detail.len() <= MAX_SAID_BYTES + '…'.len_utf8());
         assert!(!said.detail.chars().any(char::is_control));
         assert!(said.error.is_empty());
