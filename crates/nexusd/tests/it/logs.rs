@@ -1,5 +1,8 @@
 //! The log pipeline against a real server: nothing lost, nothing twice, whatever fails.
 
+mod figures;
+mod recovered;
+
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -8,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use conduits::LogStream;
 use nexusd::client::DirectiveCalls;
-use nexusd::logs::{LogCounters, LogSettings, LogTrouble, Logs, Overflow, recover};
+use nexusd::logs::{LogCounters, LogSettings, LogTrouble, Logs, Overflow};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -286,114 +289,6 @@ async fn refusal_ends_the_shipping_with_its_reason() {
     assert!(bed.spool_is_empty());
 }
 
-/// A process that dies leaves its spool; another ships it to the end, and what arrived before is not doubled.
-async fn killed_and_recovered(held: bool, damage: impl Fn(&std::path::Path)) -> (Bed, Vec<u8>) {
-    let bed = Bed::new().await;
-    let max = if held { 300_000 } else { 3_000_000 };
-    let logs = bed.logs(bed.settings(max, 1000));
-    let out = bytes(500_000, 11);
-    let mut file = std::fs::File::from(logs.pipe(OUT).unwrap());
-    file.write_all(&out[..50_000]).unwrap();
-    while bed.server.chunk_lengths(OUT).len() < 20 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    bed.server.always("/log_chunks", Fault::Status(503, None, ""));
-    let rest = out.clone();
-    let writer = std::thread::spawn(move || file.write_all(&rest[50_000..]).map(|()| file));
-    let begun = Instant::now();
-    while logs.summary().stream(OUT).seen < 500_000 {
-        assert!(begun.elapsed() < Duration::from_secs(10), "the outage stalled the command");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    drop(writer.join().unwrap());
-    bed.cancel.cancel();
-    bed.tasks.close();
-    bed.tasks.wait().await;
-    damage(&bed.spool_root().join("d-1"));
-    (bed, out)
-}
-
-async fn ship_leftovers(bed: &Bed) -> nexusd::logs::LogSummary {
-    bed.server.heal();
-    let mut leftovers = recover(&bed.spool_root()).unwrap();
-    assert_eq!(leftovers.len(), 1);
-    let tasks = TaskTracker::new();
-    let calls = directive(&bed.server);
-    let leftover = leftovers.remove(0);
-    let logs = Logs::recovered(leftover, calls, bed.settings(1, 1), &tasks, CancellationToken::new()).unwrap();
-    logs.notice(ERR, "[nexusd] restarted").await;
-    logs.end_of_output(LONG).await;
-    let summary = logs.shipped(LONG).await;
-    tasks.close();
-    tasks.wait().await;
-    summary
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_spool_is_shipped_after_a_kill() {
-    let (bed, out) = killed_and_recovered(false, |_| {}).await;
-    let summary = ship_leftovers(&bed).await;
-    assert!(summary.complete, "{summary:?}");
-    assert!(bed.server.stored(OUT) == out);
-    assert_eq!(bed.server.stored(ERR), b"[nexusd] restarted\n");
-    assert_eq!(summary.stream(OUT).chunks, bed.server.chunk_lengths(OUT).len() as u64);
-    assert_eq!(summary.stream(OUT).bytes, 500_000);
-    assert!(bed.spool_is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn held_output_is_shipped_after_a_kill() {
-    let (bed, out) = killed_and_recovered(true, |_| {}).await;
-    let summary = ship_leftovers(&bed).await;
-    assert!(summary.complete, "{summary:?}");
-    let shown = bed.server.stored(OUT);
-    let marker = format!("\n[... {} bytes truncated ...]\n", summary.stream(OUT).left_out);
-    let at = shown.windows(marker.len()).position(|w| w == marker.as_bytes()).unwrap();
-    assert!(out.starts_with(&shown[..at]) && out.ends_with(&shown[at + marker.len()..]));
-    assert_eq!((shown.len() - marker.len()) as u64 + summary.stream(OUT).left_out, 500_000);
-    assert!(shown.len() + bed.server.stored(ERR).len() <= 300_000);
-    assert!(shown.len() > 280_000);
-    assert!(bed.spool_is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_torn_last_record_is_dropped_and_no_good_one() {
-    let (bed, out) = killed_and_recovered(false, |dir| {
-        let last = last_segment(dir);
-        let len = std::fs::metadata(&last).unwrap().len();
-        std::fs::File::options().write(true).open(&last).unwrap().set_len(len - 1).unwrap();
-    })
-    .await;
-    let summary = ship_leftovers(&bed).await;
-    assert!(summary.complete);
-    let shown = bed.server.stored(OUT);
-    assert!(out.starts_with(&shown));
-    assert!(out.len() - shown.len() <= 1000 && shown.len() < out.len(), "one record: {}", out.len() - shown.len());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_segment_is_set_aside_by_name_and_what_is_good_is_shipped() {
-    let (bed, out) = killed_and_recovered(false, |dir| {
-        use std::os::unix::fs::FileExt as _;
-        let last = last_segment(dir);
-        let len = std::fs::metadata(&last).unwrap().len();
-        std::fs::File::options().write(true).open(&last).unwrap().write_all_at(b"\xff\xff\xff", len / 2).unwrap();
-    })
-    .await;
-    let found = recover(&bed.spool_root()).unwrap();
-    assert_eq!(found[0].set_aside.len(), 1);
-    assert!(found[0].set_aside[0].path.to_str().unwrap().ends_with(".seg.corrupt"));
-    drop(found);
-    ship_leftovers(&bed).await;
-    let shown = bed.server.stored(OUT);
-    assert!(out.starts_with(&shown) && shown.len() > 100_000);
-}
-
-fn last_segment(dir: &std::path::Path) -> std::path::PathBuf {
-    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
-    entries.filter(|p| p.extension().is_some_and(|e| e == "seg")).max().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_terminal_gets_every_byte() {
     let dir = tempfile::tempdir().unwrap();
@@ -412,77 +307,4 @@ async fn the_terminal_gets_every_byte() {
     tasks.wait().await;
     assert!(std::fs::read(dir.path().join("out")).unwrap() == out);
     assert_eq!(std::fs::read(dir.path().join("err")).unwrap(), b"[egress] denied example.com:443 (not_allowed)\n");
-}
-
-/// Figures, not a judgement: `cargo test --release -p nexusd --test it figures -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "prints figures"]
-async fn figures() {
-    let bed = Bed::new().await;
-    let mut first_bytes: Vec<Duration> = Vec::new();
-    for _ in 0..200 {
-        let bed = Bed::new().await;
-        bed.calls.heartbeat(&conduits::DirectiveHeartbeatRequest::default(), None).await.unwrap();
-        let logs = bed.logs(bed.settings(2_000_000, 16384));
-        let mut file = std::fs::File::from(logs.pipe(OUT).unwrap());
-        tokio::time::sleep(Duration::from_millis(2)).await;
-        let begun = Instant::now();
-        file.write_all(b"hello\n").unwrap();
-        while bed.server.first_chunk_at().is_none() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        first_bytes.push(bed.server.first_chunk_at().unwrap() - begun);
-        drop(file);
-        logs.end_of_output(LONG).await;
-        logs.shipped(LONG).await;
-    }
-    first_bytes.sort();
-    println!("first byte at the server: median {:?}, p95 {:?}", first_bytes[100], first_bytes[190]);
-    for (delay, chunk) in [(0u64, 262_144), (0, 16_384), (50, 262_144)] {
-        bed.server.delay(Duration::from_millis(delay));
-        let logs = bed.logs(bed.settings(400_000_000, chunk));
-        let total = 100_000_000u32;
-        let begun = Instant::now();
-        let writer =
-            write(logs.pipe(OUT).unwrap(), bytes(total as usize, 3).chunks(65536).map(<[u8]>::to_vec).collect());
-        logs.end_of_output(LONG).await;
-        let read = begun.elapsed();
-        let summary = logs.shipped(Duration::from_secs(120)).await;
-        let took = begun.elapsed();
-        writer.join().unwrap();
-        assert!(summary.complete);
-        let rate = f64::from(total) / 1e6 / took.as_secs_f64();
-        println!("100 MB, chunks of {chunk}, {delay} ms away: read in {read:?}, shipped in {took:?}: {rate:.0} MB/s");
-        bed.server.forget_chunks();
-    }
-}
-
-/// Figures, not a judgement: a gigabyte beyond the limit, against the same command writing to a file.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "prints figures"]
-async fn figures_of_a_gigabyte() {
-    let command = |stdout: std::process::Stdio| {
-        let begun = Instant::now();
-        let mut child =
-            std::process::Command::new("head").args(["-c", "1000000000", "/dev/zero"]).stdout(stdout).spawn().unwrap();
-        assert!(child.wait().unwrap().success());
-        begun.elapsed()
-    };
-    for round in 0..3 {
-        let bed = Bed::new().await;
-        let plain = bed.dir.path().join("plain");
-        let to_file = command(std::fs::File::create(&plain).unwrap().into());
-        std::fs::remove_file(&plain).unwrap();
-        let logs = bed.logs(bed.settings(2_000_000, 16384));
-        let pipe = logs.pipe(OUT).unwrap();
-        let to_us = tokio::task::spawn_blocking(move || command(pipe.into())).await.unwrap();
-        logs.end_of_output(LONG).await;
-        let summary = logs.shipped(LONG).await;
-        assert!(summary.complete && summary.stream(OUT).seen == 1_000_000_000);
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-        println!(
-            "round {round}: 1 GB to a file {to_file:?}, to the log {to_us:?}; {peak} (with the server in the same process)"
-        );
-    }
 }

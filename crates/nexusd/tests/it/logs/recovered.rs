@@ -1,0 +1,120 @@
+//! What a process that was killed leaves of a log is shipped by the next one.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use nexusd::logs::{Logs, recover};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Bed, ERR, LONG, OUT, bytes};
+use crate::client::directive;
+use crate::client::server::Fault;
+
+/// A process that dies leaves its spool; another ships it to the end, and what arrived before is not doubled.
+async fn killed_and_recovered(held: bool, damage: impl Fn(&std::path::Path)) -> (Bed, Vec<u8>) {
+    let bed = Bed::new().await;
+    let max = if held { 300_000 } else { 3_000_000 };
+    let logs = bed.logs(bed.settings(max, 1000));
+    let out = bytes(500_000, 11);
+    let mut file = std::fs::File::from(logs.pipe(OUT).unwrap());
+    file.write_all(&out[..50_000]).unwrap();
+    while bed.server.chunk_lengths(OUT).len() < 20 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bed.server.always("/log_chunks", Fault::Status(503, None, ""));
+    let rest = out.clone();
+    let writer = std::thread::spawn(move || file.write_all(&rest[50_000..]).map(|()| file));
+    let begun = Instant::now();
+    while logs.summary().stream(OUT).seen < 500_000 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the outage stalled the command");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(writer.join().unwrap());
+    bed.cancel.cancel();
+    bed.tasks.close();
+    bed.tasks.wait().await;
+    damage(&bed.spool_root().join("d-1"));
+    (bed, out)
+}
+
+async fn ship_leftovers(bed: &Bed) -> nexusd::logs::LogSummary {
+    bed.server.heal();
+    let mut leftovers = recover(&bed.spool_root()).unwrap();
+    assert_eq!(leftovers.len(), 1);
+    let tasks = TaskTracker::new();
+    let calls = directive(&bed.server);
+    let leftover = leftovers.remove(0);
+    let logs = Logs::recovered(leftover, calls, bed.settings(1, 1), &tasks, CancellationToken::new()).unwrap();
+    logs.notice(ERR, "[nexusd] restarted").await;
+    logs.end_of_output(LONG).await;
+    let summary = logs.shipped(LONG).await;
+    tasks.close();
+    tasks.wait().await;
+    summary
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_is_shipped_after_a_kill() {
+    let (bed, out) = killed_and_recovered(false, |_| {}).await;
+    let summary = ship_leftovers(&bed).await;
+    assert!(summary.complete, "{summary:?}");
+    assert!(bed.server.stored(OUT) == out);
+    assert_eq!(bed.server.stored(ERR), b"[nexusd] restarted\n");
+    assert_eq!(summary.stream(OUT).chunks, bed.server.chunk_lengths(OUT).len() as u64);
+    assert_eq!(summary.stream(OUT).bytes, 500_000);
+    assert!(bed.spool_is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_output_is_shipped_after_a_kill() {
+    let (bed, out) = killed_and_recovered(true, |_| {}).await;
+    let summary = ship_leftovers(&bed).await;
+    assert!(summary.complete, "{summary:?}");
+    let shown = bed.server.stored(OUT);
+    let marker = format!("\n[... {} bytes truncated ...]\n", summary.stream(OUT).left_out);
+    let at = shown.windows(marker.len()).position(|w| w == marker.as_bytes()).unwrap();
+    assert!(out.starts_with(&shown[..at]) && out.ends_with(&shown[at + marker.len()..]));
+    assert_eq!((shown.len() - marker.len()) as u64 + summary.stream(OUT).left_out, 500_000);
+    assert!(shown.len() + bed.server.stored(ERR).len() <= 300_000);
+    assert!(shown.len() > 280_000);
+    assert!(bed.spool_is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_last_record_is_dropped_and_no_good_one() {
+    let (bed, out) = killed_and_recovered(false, |dir| {
+        let last = last_segment(dir);
+        let len = std::fs::metadata(&last).unwrap().len();
+        std::fs::File::options().write(true).open(&last).unwrap().set_len(len - 1).unwrap();
+    })
+    .await;
+    let summary = ship_leftovers(&bed).await;
+    assert!(summary.complete);
+    let shown = bed.server.stored(OUT);
+    assert!(out.starts_with(&shown));
+    assert!(out.len() - shown.len() <= 1000 && shown.len() < out.len(), "one record: {}", out.len() - shown.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_segment_is_set_aside_by_name_and_what_is_good_is_shipped() {
+    let (bed, out) = killed_and_recovered(false, |dir| {
+        use std::os::unix::fs::FileExt as _;
+        let last = last_segment(dir);
+        let len = std::fs::metadata(&last).unwrap().len();
+        std::fs::File::options().write(true).open(&last).unwrap().write_all_at(b"\xff\xff\xff", len / 2).unwrap();
+    })
+    .await;
+    let found = recover(&bed.spool_root()).unwrap();
+    assert_eq!(found[0].set_aside.len(), 1);
+    assert!(found[0].set_aside[0].path.to_str().unwrap().ends_with(".seg.corrupt"));
+    drop(found);
+    ship_leftovers(&bed).await;
+    let shown = bed.server.stored(OUT);
+    assert!(out.starts_with(&shown) && shown.len() > 100_000);
+}
+
+fn last_segment(dir: &std::path::Path) -> std::path::PathBuf {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    entries.filter(|p| p.extension().is_some_and(|e| e == "seg")).max().unwrap()
+}
