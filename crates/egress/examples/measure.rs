@@ -47,6 +47,7 @@ fn proxy_thread(
                 directive_id: "measure".parse().unwrap(),
                 policy: EgressPolicy::compile(&net, &rules, tokio::time::Instant::now()).unwrap(),
                 resolver: Resolver::with_nameservers(&["127.0.0.1:1".parse().unwrap()]).unwrap(),
+                upstream: None,
                 audit: AuditLog::start(AuditSettings::at(path), &tasks, CancellationToken::new()).await.unwrap(),
                 counters: Arc::default(),
                 denials: tokio::sync::mpsc::channel(1).0,

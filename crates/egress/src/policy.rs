@@ -9,18 +9,21 @@
 pub mod address;
 mod embedded;
 mod hosts;
+pub mod nat64;
 pub mod reason;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use conduits::{AllowEntry, DnsName, NetCapability, NetMode};
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use tokio::time::Instant;
 
 use self::address::{AddressRefusal, AddressRules, NamedListeners};
 use self::hosts::{Found, HostTable};
+use self::nat64::Nat64Prefixes;
 use self::reason::Reason;
+use crate::knockout::{Knockout, Knockouts};
 use crate::wire::hello::Hello;
 use crate::wire::host::Destination;
 
@@ -52,7 +55,7 @@ pub struct OperatorRules {
     /// The host's interface addresses and gateways.
     pub own_addresses: Vec<IpAddr>,
     /// NAT64 prefixes of this network beside the well-known ones.
-    pub nat64_prefixes: Vec<Ipv6Net>,
+    pub nat64_prefixes: Nat64Prefixes,
     /// What to do about a hello without a readable name.
     pub sni_policy: SniPolicy,
     /// Ports on which the first client bytes are read.
@@ -73,7 +76,7 @@ impl Default for OperatorRules {
             own_names: Vec::new(),
             named_listeners: NamedListeners::default(),
             own_addresses: Vec::new(),
-            nat64_prefixes: Vec::new(),
+            nat64_prefixes: Nat64Prefixes::default(),
             sni_policy: SniPolicy::Audit,
             sni_check_ports: vec![443],
             max_connections: 256,
@@ -125,6 +128,7 @@ pub struct EgressPolicy {
     sni_check_ports: Vec<u16>,
     pub(crate) max_connections: usize,
     pub(crate) idle_timeout: Duration,
+    knockouts: Knockouts,
 }
 
 impl EgressPolicy {
@@ -153,7 +157,16 @@ impl EgressPolicy {
             sni_check_ports: rules.sni_check_ports.clone(),
             max_connections: rules.max_connections,
             idle_timeout: rules.idle_timeout,
+            knockouts: Knockouts::default(),
         })
+    }
+
+    /// The same with a layer left out.
+    #[cfg(feature = "knockout")]
+    #[must_use]
+    pub fn without(mut self, layer: Knockout) -> Self {
+        self.knockouts.add(layer);
+        self
     }
 
     /// When open tunnels have to be closed.
@@ -176,18 +189,10 @@ impl EgressPolicy {
         if self.expires_at.is_some_and(|end| now >= end) {
             return Err(self.expired());
         }
-        if self.own_names.iter().any(|(host, port)| *host == to.host && *port == to.port) {
-            return Err(Refusal::new(
-                Reason::DnsDenied,
-                "this is the control plane's own address, which directives never reach; no setting opens it",
-            ));
+        if self.knockouts.has(Knockout::Names) {
+            return Ok(());
         }
-        if self.deny.find(&to.host, to.port) == Found::Match {
-            return Err(Refusal::new(
-                Reason::Other,
-                "the operator's operator.net_deny forbids it for every directive; only the operator can remove that entry",
-            ));
-        }
+        self.decide_forbidden(&to.host, to.port)?;
         match (self.mode, self.allow.find(&to.host, to.port)) {
             (NetMode::Unrestricted, _) | (_, Found::Match) => Ok(()),
             (_, Found::OtherPort) => Err(Refusal::new(
@@ -204,18 +209,53 @@ impl EgressPolicy {
         }
     }
 
+    /// Judges a name that `to` is an alias of (a CNAME on the way to its addresses). What no directive may reach is not
+    /// reached by another name for it either; whether it is allowed is asked of the name in the request alone.
+    ///
+    /// # Errors
+    /// The refusal to show.
+    pub fn decide_alias(&self, alias: &DnsName, to: &Destination) -> Result<(), Refusal> {
+        if self.knockouts.has(Knockout::Names) {
+            return Ok(());
+        }
+        self.decide_forbidden(alias, to.port)
+            .map_err(|refusal| Refusal { why: format!("its name is an alias of {alias}: {}", refusal.why), ..refusal })
+    }
+
+    /// What is forbidden whatever the directive's own list says.
+    fn decide_forbidden(&self, host: &DnsName, port: u16) -> Result<(), Refusal> {
+        if self.own_names.iter().any(|(own, own_port)| own == host && *own_port == port) {
+            return Err(Refusal::new(
+                Reason::DnsDenied,
+                "this is the control plane's own address or the daemon's way out, which directives never reach; no setting opens it",
+            ));
+        }
+        if self.deny.find(host, port) == Found::Match {
+            return Err(Refusal::new(
+                Reason::Other,
+                "the operator's operator.net_deny forbids it for every directive; only the operator can remove that entry",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Resolves once this network's NAT64 prefixes are known, which only IPv6 addresses have to wait for.
+    pub(crate) async fn nat64_known(&self) {
+        self.addresses.nat64_prefixes.known().await;
+    }
+
     /// Judges an address that `decide`d names resolve to; every address is asked before it is dialled.
     ///
     /// # Errors
     /// Which rung of the ladder refuses it.
     pub fn judge_address(&self, address: SocketAddr) -> Result<(), AddressRefusal> {
-        self.addresses.judge(address)
+        if self.knockouts.has(Knockout::Addresses) { Ok(()) } else { self.addresses.judge(address) }
     }
 
     /// Whether the first client bytes of a tunnel to this port are read.
     #[must_use]
     pub fn checks_hello(&self, port: u16) -> bool {
-        self.sni_check_ports.contains(&port)
+        self.sni_check_ports.contains(&port) && !self.knockouts.has(Knockout::Hello)
     }
 
     /// Judges the first client bytes of a tunnel to `to`.

@@ -69,20 +69,25 @@ impl Meter {
 
 /// Moves bytes from `from` to `to` until the end of the stream, and passes that end on.
 pub(crate) async fn pump(from: &Stream, to: &Stream, meter: &Meter, counter: &AtomicU64) -> io::Result<()> {
-    let mut total = 0_u64;
-    while total < SPLICE_AFTER {
+    let mut since = 0_u64;
+    loop {
         let (bytes, held) = read_and_forward(from, to).await?;
         if bytes == 0 {
             return to.shutdown_write();
         }
         to.write_all(&held).await?;
         meter.moved(counter, bytes);
-        total += bytes as u64;
+        since += bytes as u64;
+        if since >= SPLICE_AFTER {
+            since = 0;
+            // Without descriptors to spare the direction goes on as it is, and asks again later.
+            if let Ok(pipe) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
+                return splice(from, to, pipe, meter, counter).await;
+            }
+        }
         // Sockets that are always ready must not keep the other tasks from running.
         tokio::task::consume_budget().await;
     }
-    let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    splice(from, to, pipe, meter, counter).await
 }
 
 /// Reads once and writes what the other side takes at once; gives how much was read and what is left.

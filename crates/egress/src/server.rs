@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::AuditLog;
 use crate::counters::{EgressCounters, EgressSummary};
 use crate::denial::{Denial, Denied};
-use crate::dial::{Dialer, Resolver};
+use crate::dial::{Dialer, Resolver, UpstreamProxy};
 use crate::policy::EgressPolicy;
 use crate::stream::Stream;
 use crate::wire::credential::Credential;
@@ -84,6 +84,8 @@ pub struct ProxyParts {
     pub policy: EgressPolicy,
     /// The daemon's resolver.
     pub resolver: Resolver,
+    /// The proxy of the operator's network that everything goes out through, where there is one.
+    pub upstream: Option<UpstreamProxy>,
     /// The daemon's audit file.
     pub audit: AuditLog,
     /// The daemon's counters.
@@ -130,7 +132,7 @@ impl Proxy {
         let policy = Arc::new(parts.policy);
         let shared = Shared {
             directive_id: parts.directive_id.as_str().into(),
-            dialer: Dialer::new(parts.resolver, Arc::clone(&policy)),
+            dialer: Dialer::new(parts.resolver, Arc::clone(&policy), parts.upstream),
             policy,
             audit: parts.audit,
             counters: parts.counters,

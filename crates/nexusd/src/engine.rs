@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use conduits::{DriverKind, InstanceId, SandboxProfile};
-use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, ResolverError};
+use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, ResolverError, UpstreamError};
 use sandbox::{Driver, DriverSettings, Drivers, DriversError, Health, Limit, LimitOrigin, Limits, RootSource, Starts};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,7 @@ use crate::observe::metrics::{EgressSample, Metrics, WorkSource};
 
 mod egress_desk;
 pub mod folders;
+mod nat64;
 mod own_names;
 
 pub use egress_desk::EgressDesk;
@@ -86,6 +87,9 @@ pub enum EngineError {
     /// The resolver.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
+    /// The way out through another proxy.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     /// The audit file.
     #[error("cannot open the audit file {path}: {source}", path = .0.path.display(), source = .0.source)]
     Audit(AuditError),
@@ -292,6 +296,8 @@ pub fn metrics(egress: &Arc<EgressCounters>, work: WorkSource) -> Metrics {
             .collect(),
         bytes_up: egress.bytes_up(),
         bytes_down: egress.bytes_down(),
+        audit_dropped: egress.audit_dropped(),
+        connections_refused: egress.connections_refused(),
     };
     Metrics::new(Arc::new(egress), work)
 }

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{DialError, Dialled, LookupError};
+use super::{DialError, LookupError};
 
 /// How long all attempts together may take.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -16,6 +16,13 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How many addresses are tried.
 const MAX_ATTEMPTS: usize = 8;
+
+/// A connection to the first address that answered.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    pub(super) stream: TcpStream,
+    pub(super) address: SocketAddr,
+}
 
 /// Connects to the first address that answers.
 pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<Dialled, DialError> {

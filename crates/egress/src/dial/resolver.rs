@@ -11,7 +11,11 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use ipnet::Ipv6Net;
 use tokio::time::Instant;
+
+use crate::policy::nat64;
 
 /// How long one look-up may take, retries included.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,6 +25,8 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ACTIVE_REQUESTS: usize = 512;
 /// The most addresses of one answer that are looked at.
 const MAX_ADDRESSES: usize = 64;
+/// The most names on the way from a name to its addresses; an answer with more is refused.
+const MAX_ALIASES: usize = 16;
 /// The longest an answer is kept, whatever it says.
 const MAX_TTL: Duration = Duration::from_secs(300);
 
@@ -46,10 +52,11 @@ pub(crate) enum LookupError {
     Failed(String),
 }
 
-/// Addresses of a name, and until when they hold.
+/// Addresses of a name, the names it is an alias of, and until when both hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) aliases: Vec<DnsName>,
     pub(crate) valid_until: Instant,
 }
 
@@ -100,6 +107,8 @@ impl Resolver {
     ) -> Result<Self, ResolverError> {
         let options: &mut ResolverOpts = builder.options_mut();
         options.cache_size = 0;
+        // The names on the way are judged, too.
+        options.preserve_intermediates = true;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.use_hosts_file = hosts;
         options.timeout = QUERY_TIMEOUT;
@@ -113,12 +122,38 @@ impl Resolver {
         self.lookup(name.as_str()).await.map(|answer| answer.addresses).unwrap_or_default()
     }
 
+    /// The NAT64 prefixes of this network as its name server shows them (RFC 7050); `None` where nobody could be asked.
+    pub async fn nat64_prefixes(&self) -> Option<Vec<Ipv6Net>> {
+        let lookup = self.inner.lookup(format!("{}.", nat64::ASKED_NAME), RecordType::AAAA);
+        match tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await {
+            Ok(Ok(found)) => {
+                let six = found.answers().iter().filter_map(|record| match record.data.ip_addr() {
+                    Some(IpAddr::V6(six)) => Some(six),
+                    _ => None,
+                });
+                Some(nat64::prefixes(&six.take(MAX_ADDRESSES).collect::<Vec<_>>()))
+            }
+            Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => Some(Vec::new()),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    /// Addresses of a host that the operator named, looked up as the host's own programs would, search list included.
+    pub(crate) async fn lookup_as_configured(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+        match tokio::time::timeout(LOOKUP_TIMEOUT, self.inner.lookup_ip(name)).await {
+            Err(_) | Ok(Err(NetError::Timeout)) => Err(LookupError::TimedOut),
+            Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => Err(LookupError::NoAddress),
+            Ok(Err(error)) => Err(LookupError::Failed(error.to_string())),
+            Ok(Ok(found)) => Ok(found.iter().take(MAX_ADDRESSES).collect()),
+        }
+    }
+
     /// Every address of a name in its compared form.
     pub(crate) async fn lookup(&self, name: &str) -> Result<Answer, LookupError> {
         // RFC 6761: these never go to a name server. The address rules refuse loopback as ever.
         if name == "localhost" || name.ends_with(".localhost") {
             let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-            return Ok(Answer { addresses, valid_until: Instant::now() });
+            return Ok(Answer { addresses, aliases: Vec::new(), valid_until: Instant::now() });
         }
         // The closing dot keeps the search list out: the name asked is the name judged.
         let lookup = self.inner.lookup_ip(format!("{name}."));
@@ -136,7 +171,28 @@ impl Resolver {
                 addresses.push(address);
             }
         }
+        let aliases = aliases(found.as_lookup().answers())?;
         let valid_until = Instant::from_std(found.valid_until()).min(Instant::now() + MAX_TTL);
-        Ok(Answer { addresses, valid_until })
+        Ok(Answer { addresses, aliases, valid_until })
     }
+}
+
+/// The targets of the aliases in an answer. One that is no name in the compared form cannot be judged: the answer is
+/// refused with it.
+fn aliases(answers: &[Record]) -> Result<Vec<DnsName>, LookupError> {
+    let mut aliases = Vec::new();
+    for record in answers {
+        let RData::CNAME(target) = &record.data else { continue };
+        // Names of services may have underscores, which no rule has: a rule for what is above them still covers them.
+        let text = target.to_ascii().replace('_', "x");
+        let alias = DnsName::parse(&text)
+            .map_err(|error| LookupError::Failed(format!("it is an alias of {text:?}, which is no name ({error})")))?;
+        if !aliases.contains(&alias) {
+            aliases.push(alias);
+        }
+        if aliases.len() > MAX_ALIASES {
+            return Err(LookupError::Failed(format!("it goes over more than {MAX_ALIASES} aliases")));
+        }
+    }
+    Ok(aliases)
 }

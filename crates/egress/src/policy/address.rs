@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::embedded;
+use super::nat64::Nat64Prefixes;
 
 /// What kind of forbidden address it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -187,7 +188,7 @@ pub struct AddressRules {
     /// The same where only a name is known.
     pub named_listeners: NamedListeners,
     /// NAT64 prefixes of this network beside the well-known ones (RFC 6052, RFC 7050).
-    pub nat64_prefixes: Vec<Ipv6Net>,
+    pub nat64_prefixes: Nat64Prefixes,
 }
 
 impl AddressRules {
@@ -200,7 +201,7 @@ impl AddressRules {
         let ip = address.ip();
         self.judge_listener(ip, port)?;
         let IpAddr::V6(six) = ip else { return self.judge_range(ip) };
-        let carried = embedded::read(six, &self.nat64_prefixes);
+        let carried = self.nat64_prefixes.read(|prefixes| embedded::read(six, prefixes));
         for four in carried.addresses() {
             self.judge_listener(IpAddr::V4(four), port)?;
             self.judge_range(IpAddr::V4(four))?;

@@ -161,7 +161,7 @@ fn a_network_specific_nat64_prefix_is_read_at_its_length() {
     ] {
         let address = SocketAddr::new(ip(inside), 443);
         assert_eq!(AddressRules::default().judge(address), Ok(()), "{prefix}: control without the prefix");
-        let rules = AddressRules { nat64_prefixes: vec![prefix.parse().unwrap()], ..AddressRules::default() };
+        let rules = AddressRules { nat64_prefixes: vec![prefix.parse().unwrap()].into(), ..AddressRules::default() };
         assert_eq!(
             rules.judge(address).map_err(|r| (r.address, r.class)),
             Err((ip("10.0.0.1"), AddressClass::Private)),

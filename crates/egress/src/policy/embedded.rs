@@ -8,8 +8,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
 
-/// The most readings one address can have.
+/// The most readings one address can have: as many as this network has NAT64 prefixes, and one as ISATAP.
 const MAX_READINGS: usize = 12;
+const _: () = assert!(MAX_READINGS > super::nat64::MAX_PREFIXES);
 
 /// What an IPv6 address carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Carried {
 }
 
 /// Prefix lengths at which RFC 6052 places an IPv4 address.
-const NAT64_LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
+pub(super) const NAT64_LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
 
 /// Reads `ip` in every form that carries an IPv4 address; `nat64` are this network's own
 /// prefixes beside the well-known ones.
@@ -94,7 +95,7 @@ fn read_in_unicast(octets: &[u8; 16], last: Ipv4Addr, nat64: &[Ipv6Net]) -> Carr
         carried.push(last);
     }
     let ip = Ipv6Addr::from(*octets);
-    for prefix in nat64.iter().filter(|prefix| prefix.contains(&ip)) {
+    for prefix in nat64.iter().filter(|prefix| prefix.contains(&ip)).take(super::nat64::MAX_PREFIXES) {
         carried.push(rfc6052(octets, prefix.prefix_len()));
     }
     carried
@@ -115,7 +116,7 @@ fn push_plausible(carried: &mut Carried, octets: &[u8; 16], length: u8) {
 
 /// The IPv4 address behind a NAT64 prefix of this length (RFC 6052, section 2.2); octet 8 is
 /// skipped. Lengths the RFC does not know read as 96.
-fn rfc6052(octets: &[u8; 16], length: u8) -> Ipv4Addr {
+pub(super) fn rfc6052(octets: &[u8; 16], length: u8) -> Ipv4Addr {
     let places: [usize; 4] = match length {
         32 => [4, 5, 6, 7],
         40 => [5, 6, 7, 9],

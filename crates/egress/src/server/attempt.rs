@@ -99,8 +99,8 @@ impl Attempt {
         self.resolved
     }
 
-    pub(super) fn connected(&mut self, address: IpAddr) {
-        self.resolved = Some(address);
+    pub(super) fn connected(&mut self, address: Option<IpAddr>) {
+        self.resolved = address;
         self.reason = Reason::Ok;
     }
 

@@ -56,7 +56,7 @@ impl Session {
                 self.refuse(&told.response(&to.to_string())).await;
             }
             Ok(origin) => {
-                if self.client.write_all(ESTABLISHED).await.is_ok() {
+                if self.tell(ESTABLISHED).await {
                     let early = mem::take(&mut self.buffer);
                     tunnel::carry(&shared, &mut attempt, &to, (&self.client, early), &origin).await;
                 }

@@ -1,6 +1,6 @@
 //! What a client is told when it is refused.
 
-use crate::dial::{DialError, LookupError};
+use crate::dial::{DialError, LookupError, UpstreamFailure};
 use crate::policy::Refusal;
 use crate::policy::reason::Reason;
 use crate::wire::socks::Reply;
@@ -54,10 +54,11 @@ impl Told {
                 Reason::DnsDenied,
                 format!("{error}; only the operator can open such a range (egress.allow_private)"),
             )),
-            DialError::TimedOut { .. } | DialError::Lookup(LookupError::TimedOut) => {
-                Self::upstream(504, error.to_string())
-            }
-            DialError::Lookup(_) => Self::upstream(502, error.to_string()),
+            DialError::Alias(refusal) => Self::denied(refusal.clone()),
+            DialError::TimedOut { .. }
+            | DialError::Lookup(LookupError::TimedOut)
+            | DialError::Upstream(UpstreamFailure::TimedOut) => Self::upstream(504, error.to_string()),
+            DialError::Lookup(_) | DialError::Upstream(_) => Self::upstream(502, error.to_string()),
             DialError::Connect { source, .. } => {
                 let reply = match source.kind() {
                     std::io::ErrorKind::ConnectionRefused => Reply::Refused,

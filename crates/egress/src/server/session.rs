@@ -113,6 +113,11 @@ impl Session {
         }
     }
 
+    /// Sends a few bytes; whether they went. A client that reads nothing of what it was sent before does not hold its place.
+    pub(super) async fn tell(&self, bytes: &[u8]) -> bool {
+        matches!(tokio::time::timeout(HEAD_TIMEOUT, self.client.write_all(bytes)).await, Ok(Ok(())))
+    }
+
     /// Sends the last bytes and closes so that they arrive: a socket closed with unread bytes in
     /// it resets the connection, and the peer's kernel may throw the answer away.
     pub(super) async fn refuse(&mut self, answer: &[u8]) {

@@ -93,7 +93,7 @@ impl Session {
                 self.refuse(&told.reply.message()).await;
             }
             Ok(origin) => {
-                if self.client.write_all(&Reply::Succeeded.message()).await.is_ok() {
+                if self.tell(&Reply::Succeeded.message()).await {
                     let early = mem::take(&mut self.buffer);
                     tunnel::carry(&shared, &mut attempt, &to, (&self.client, early), &origin).await;
                 }
@@ -110,7 +110,7 @@ impl Session {
         attempt.allowed();
         match self.shared.dialer.dial(to).await {
             Ok(dialled) => {
-                attempt.connected(dialled.address.ip());
+                attempt.connected(dialled.address);
                 Ok(Stream::tcp(dialled.stream))
             }
             Err(error) => {

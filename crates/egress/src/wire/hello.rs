@@ -57,9 +57,8 @@ pub fn read(bytes: &[u8]) -> Option<Hello> {
     if bytes.first().is_some_and(|kind| *kind != RECORD_HANDSHAKE) || bytes.get(1).is_some_and(|major| *major != 3) {
         return Some(Hello::NotTls);
     }
-    if bytes.len() > MAX_HELLO_BYTES {
-        return Some(Hello::Broken("longer than 16 KiB"));
-    }
+    // What comes after a whole hello, such as early data, is none of it.
+    let bytes = &bytes[..bytes.len().min(MAX_HELLO_BYTES)];
     let message = match handshake_message(bytes) {
         Ok(Some(message)) => message,
         Ok(None) if bytes.len() == MAX_HELLO_BYTES => return Some(Hello::Broken("longer than 16 KiB")),

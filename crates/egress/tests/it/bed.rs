@@ -12,7 +12,7 @@ use std::time::Duration;
 use conduits::{DirectiveId, NetCapability};
 use egress::{
     AuditLog, AuditSettings, Credential, DENIAL_QUEUE, Denial, EgressCounters, EgressPolicy, EgressSummary,
-    OperatorRules, Proxy, ProxyListener, ProxyParts, Resolver,
+    OperatorRules, Proxy, ProxyListener, ProxyParts, Resolver, UpstreamProxy,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -29,6 +29,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// one staying. An answer is a list of addresses; an absent name does not exist.
 pub(crate) type Zone = HashMap<String, Vec<Vec<IpAddr>>>;
 
+/// Names that are aliases of others.
+pub(crate) type Aliases = HashMap<String, String>;
+
 pub(crate) struct Dns {
     pub(crate) address: SocketAddr,
     /// Names asked for, in order, once for each record type.
@@ -38,11 +41,15 @@ pub(crate) struct Dns {
 
 impl Dns {
     pub(crate) async fn start(zone: Zone, at: SocketAddr) -> Self {
+        Self::start_with(zone, Aliases::new(), at).await
+    }
+
+    pub(crate) async fn start_with(zone: Zone, aliases: Aliases, at: SocketAddr) -> Self {
         let socket = UdpSocket::bind(at).await.unwrap();
         let address = socket.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let mut task = JoinSet::new();
-        task.spawn(serve_dns(socket, zone, Arc::clone(&asked)));
+        task.spawn(serve_dns(socket, zone, aliases, Arc::clone(&asked)));
         Self { address, asked, _task: task }
     }
 
@@ -51,7 +58,7 @@ impl Dns {
     }
 }
 
-async fn serve_dns(socket: UdpSocket, zone: Zone, asked: Arc<Mutex<Vec<String>>>) {
+async fn serve_dns(socket: UdpSocket, zone: Zone, aliases: Aliases, asked: Arc<Mutex<Vec<String>>>) {
     let mut packet = [0; 1500];
     let mut served: HashMap<(String, u16), usize> = HashMap::new();
     loop {
@@ -68,7 +75,12 @@ async fn serve_dns(socket: UdpSocket, zone: Zone, asked: Arc<Mutex<Vec<String>>>
         let question = &query[12..at + 5];
         asked.lock().unwrap().push(name.clone());
         let time = served.entry((name.clone(), kind)).or_default();
-        let answer = zone.get(&name).map(|answers| &answers[(*time).min(answers.len() - 1)]);
+        let mut chain = vec![name.clone()];
+        while let Some(target) = chain.last().and_then(|last| aliases.get(last)) {
+            chain.push(target.clone());
+        }
+        let owner = chain.last().unwrap();
+        let answer = zone.get(owner).map(|answers| &answers[(*time).min(answers.len() - 1)]);
         *time += 1;
         let records: Vec<Vec<u8>> = answer
             .into_iter()
@@ -81,17 +93,31 @@ async fn serve_dns(socket: UdpSocket, zone: Zone, asked: Arc<Mutex<Vec<String>>>
             .collect();
         let code = if answer.is_some() { 0 } else { 3 };
         let mut reply = [&query[..2], &[0x85, 0x80 | code, 0, 1]].concat();
-        reply.extend(u16::try_from(records.len()).unwrap().to_be_bytes());
+        reply.extend(u16::try_from(records.len() + chain.len() - 1).unwrap().to_be_bytes());
         reply.extend([0; 4]);
         reply.extend(question);
-        for data in records {
-            // A pointer to the question's name, the class, and a time to live of 0: asked anew each time.
-            reply.extend([0xc0, 12, 0, u8::try_from(kind).unwrap(), 0, 1, 0, 0, 0, 0, 0]);
-            reply.push(u8::try_from(data.len()).unwrap());
+        // Each record: the name it is of, type, class, and a time to live of 0 (asked anew each time).
+        let mut push = |of: &str, kind: u16, data: &[u8]| {
+            // A pointer to the question's name where it is that one: many records have to fit.
+            reply.extend(if of == name { vec![0xc0, 12] } else { wire_name(of) });
+            reply.extend(kind.to_be_bytes());
+            reply.extend([0, 1, 0, 0, 0, 0]);
+            reply.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
             reply.extend(data);
+        };
+        for pair in chain.windows(2) {
+            push(&pair[0], 5, &wire_name(&pair[1]));
+        }
+        for data in records {
+            push(owner, kind, &data);
         }
         socket.send_to(&reply, peer).await.unwrap();
     }
+}
+
+fn wire_name(name: &str) -> Vec<u8> {
+    let labels = name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat());
+    labels.chain([0]).collect()
 }
 
 pub(crate) fn zone(names: &[(&str, &[&str])]) -> Zone {
@@ -106,7 +132,12 @@ pub(crate) struct Setup {
     pub(crate) net: Value,
     pub(crate) rules: OperatorRules,
     pub(crate) zone: Zone,
+    pub(crate) aliases: Aliases,
+    pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) credential: Option<Credential>,
+    /// A layer of the policy that is left out.
+    #[cfg(feature = "knockout")]
+    pub(crate) knockout: Option<egress::Knockout>,
 }
 
 impl Setup {
@@ -118,12 +149,17 @@ impl Setup {
             net: json!({"mode": "allowlist", "allow": entries}),
             rules,
             zone: names.iter().map(|name| ((*name).into(), vec![vec!["127.0.0.1".parse().unwrap()]])).collect(),
+            aliases: Aliases::new(),
+            upstream: None,
             credential: None,
+            #[cfg(feature = "knockout")]
+            knockout: None,
         }
     }
 
     pub(crate) async fn start(self) -> Bed {
-        let dns = Dns::start(self.zone.clone(), "127.0.0.1:0".parse().unwrap()).await;
+        let at = "127.0.0.1:0".parse().unwrap();
+        let dns = Dns::start_with(self.zone.clone(), self.aliases.clone(), at).await;
         let server = dns.address;
         Bed::start(self, server, Some(dns)).await
     }
@@ -179,12 +215,19 @@ impl Bed {
         let audit =
             AuditLog::start(AuditSettings::at(audit_path.clone()), &tasks, CancellationToken::new()).await.unwrap();
         let net = NetCapability::from_value(&setup.net).unwrap();
+        let policy = EgressPolicy::compile(&net, &setup.rules, tokio::time::Instant::now()).unwrap();
+        #[cfg(feature = "knockout")]
+        let policy = match setup.knockout {
+            Some(layer) => policy.without(layer),
+            None => policy,
+        };
         let counters = Arc::new(EgressCounters::default());
         let (denied, denials) = mpsc::channel(DENIAL_QUEUE);
         let proxy = Proxy::new(ProxyParts {
             directive_id: "d-1".parse::<DirectiveId>().unwrap(),
-            policy: EgressPolicy::compile(&net, &setup.rules, tokio::time::Instant::now()).unwrap(),
+            policy,
             resolver: Resolver::with_nameservers(&[server]).unwrap(),
+            upstream: setup.upstream,
             audit,
             counters: Arc::clone(&counters),
             denials: denied,

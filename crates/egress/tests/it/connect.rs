@@ -186,6 +186,7 @@ async fn a_unix_listener_serves_the_same() {
         directive_id: "d-1".parse().unwrap(),
         policy: EgressPolicy::compile(&net, &rules, tokio::time::Instant::now()).unwrap(),
         resolver: Resolver::with_nameservers(&["127.0.0.1:1".parse().unwrap()]).unwrap(),
+        upstream: None,
         audit: AuditLog::start(AuditSettings::at(folder.path().join("a.jsonl")), &tasks, cancel.clone()).await.unwrap(),
         counters: std::sync::Arc::default(),
         denials: tokio::sync::mpsc::channel(1).0,

@@ -85,7 +85,7 @@ async fn unrestricted_skips_the_list_and_nothing_else() {
         net: json!({"mode": "unrestricted"}),
         rules,
         zone: zone(&[("any.test", &["127.0.0.1"])]),
-        credential: None,
+        ..Setup::allowing(&[])
     };
     let opened = Setup::allowing(&[]).rules;
     let get = format!("GET http://any.test:{}/ HTTP/1.1\r\nConnection: close\r\n\r\n", origin.port);

@@ -8,6 +8,7 @@
     missing_docs
 )]
 
+mod aliases;
 mod bed;
 mod bounds;
 mod connect;
@@ -18,3 +19,4 @@ mod netns;
 mod smuggling;
 mod sni;
 mod socks;
+mod upstream;

@@ -85,6 +85,7 @@ impl Network {
             directive_id: id.clone(),
             policy,
             resolver: engine.egress.resolver.clone(),
+            upstream: engine.egress.upstream.clone(),
             audit: engine.egress.audit.clone(),
             counters: Arc::clone(&engine.egress.counters),
             denials,

@@ -171,6 +171,8 @@ mod tests {
             decisions: vec![("allow", "OK", 3), ("deny", "NOT_IN_ALLOWLIST", 2)],
             bytes_up: 10,
             bytes_down: 2000,
+            audit_dropped: 5,
+            connections_refused: 6,
         };
         let work = WorkSample {
             log_in_bytes: 4096,

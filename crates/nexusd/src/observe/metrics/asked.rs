@@ -19,6 +19,10 @@ pub struct EgressSample {
     pub bytes_up: u64,
     /// Bytes from the network to sandboxes.
     pub bytes_down: u64,
+    /// Audit events that were lost.
+    pub audit_dropped: u64,
+    /// Connections beyond the bound of their directive.
+    pub connections_refused: u64,
 }
 
 /// Where [`EgressSample`]s come from; asked at each scrape.
@@ -121,6 +125,21 @@ impl Collector for EgressCollector {
         )?;
         for (direction, count) in [("up", sample.bytes_up), ("down", sample.bytes_down)] {
             ConstCounter::new(count).encode(bytes.encode_family(&DirectionLabel { direction })?)?;
+        }
+        for (name, help, count) in [
+            (
+                "nexusd_egress_audit_dropped",
+                "Egress audit events lost because the file could not keep up",
+                sample.audit_dropped,
+            ),
+            (
+                "nexusd_egress_connections_refused",
+                "Connections to an egress proxy beyond egress.max_connections",
+                sample.connections_refused,
+            ),
+        ] {
+            let counter = ConstCounter::new(count);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
         Ok(())
     }
