@@ -18,19 +18,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must stop there")]
 
 pub mod archive;
+pub mod fault_proxy;
 pub mod netbed;
 pub mod origin;
 pub mod process;
 pub mod require;
+pub mod seed;
 pub mod server;
 pub mod stub;
 pub mod tls;
 pub mod wait;
 
 pub use archive::TarBytes;
+pub use fault_proxy::{DelayedLink, FaultProxy, Trouble};
 pub use netbed::NetBed;
 pub use origin::{HttpOrigin, TcpBehaviour, TcpOrigin};
 pub use process::{Output, Process, WorkDir, free_port, wait_for_port};
 pub use require::Need;
+pub use seed::Dice;
 pub use stub::{Endpoint, Fault, HeldHeartbeat, Stub, StubOptions};
 pub use tls::TestCa;

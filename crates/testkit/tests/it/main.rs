@@ -3,5 +3,6 @@
 
 mod bed;
 mod client;
+mod fault_proxy;
 mod origins;
 mod stub;
