@@ -26,6 +26,8 @@ pub mod memory;
 #[cfg(target_os = "linux")]
 pub mod mount;
 #[cfg(target_os = "linux")]
+pub mod netns;
+#[cfg(target_os = "linux")]
 pub mod owner;
 pub mod pipe;
 #[cfg(target_os = "linux")]

@@ -3,3 +3,4 @@
 
 mod beneath;
 mod mount;
+mod netns;
