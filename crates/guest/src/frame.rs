@@ -7,6 +7,7 @@
 //! ```text
 //!  daemon                          helper
 //!    │ ── Plan ──────────────────────► │  sets up
+//!    │ ◄─────────── Network (+ fd) ── │  where the plan asks for it
 //!    │ ◄────────── Listener (+ fd) ── │  with the built-in bridge
 //!    │ ◄────────────────── Ready ──── │  or Failed
 //!    │ ── Release ──────────────────► │  runs the command
@@ -47,6 +48,8 @@ pub enum Frame {
     Signal(Order),
     /// Helper: a descriptor comes along, listening on the proxy's port.
     Listener,
+    /// Helper: a descriptor comes along, its network namespace.
+    Network,
     /// Helper: everything is set up, the command waits.
     Ready,
     /// Helper: the command has ended.
@@ -82,6 +85,8 @@ pub enum Bridge {
     None,
     /// The helper listens and passes the listening socket to the daemon.
     Builtin,
+    /// The same, and it passes its network namespace before: the daemon makes further sockets there.
+    BuiltinWithNetwork,
     /// socat listens and forwards to a socket.
     Socat {
         /// socat's path inside the sandbox.
@@ -149,6 +154,8 @@ pub enum Step {
     Fork = 6,
     /// Reading the plan.
     Plan = 7,
+    /// Opening the network namespace.
+    OpenNetwork = 8,
 }
 
 /// Why bytes are no frame.
@@ -185,6 +192,7 @@ mod kind {
     pub(super) const READY: u8 = 17;
     pub(super) const EXITED: u8 = 18;
     pub(super) const FAILED: u8 = 19;
+    pub(super) const NETWORK: u8 = 20;
 }
 
 impl Frame {
@@ -203,6 +211,7 @@ impl Frame {
                 kind::SIGNAL
             }
             Self::Listener => kind::LISTENER,
+            Self::Network => kind::NETWORK,
             Self::Ready => kind::READY,
             Self::Exited(ended) => {
                 let (tag, value) = match ended.how {
@@ -238,6 +247,7 @@ impl Frame {
                 _ => None,
             },
             kind::LISTENER => Some(Self::Listener),
+            kind::NETWORK => Some(Self::Network),
             kind::READY => Some(Self::Ready),
             kind::EXITED => Ended::read(&mut rest).map(Self::Exited),
             kind::FAILED => Failed::read(&mut rest).map(Self::Failed),
@@ -252,6 +262,7 @@ impl Plan {
         match &self.bridge {
             Bridge::None => out.push(0),
             Bridge::Builtin => out.push(1),
+            Bridge::BuiltinWithNetwork => out.push(3),
             Bridge::Socat { program, socket } => {
                 out.push(2);
                 put_bytes(out, program);
@@ -275,6 +286,7 @@ impl Plan {
             0 => Bridge::None,
             1 => Bridge::Builtin,
             2 => Bridge::Socat { program: rest.text()?, socket: rest.text()? },
+            3 => Bridge::BuiltinWithNetwork,
             _ => return None,
         };
         let (cwd, shell, script) = (rest.text()?, rest.text()?, rest.text()?);
@@ -305,6 +317,7 @@ impl Failed {
             5 => Step::EnterCwd,
             6 => Step::Fork,
             7 => Step::Plan,
+            8 => Step::OpenNetwork,
             _ => return None,
         };
         let errno = u16::from_le_bytes(rest.take(2)?.try_into().ok()?);

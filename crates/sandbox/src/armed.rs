@@ -1,15 +1,14 @@
 //! A run put together and not yet started: all that can be refused about it has been, and what will be in force around it
 //! is known, so that this can be told while its process is made.
 
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use sys::cgroup::Group;
 use sys::spawn::{Program, Spawner};
-use tokio::sync::oneshot;
 
 use crate::control::Control;
+use crate::outlet::Outlet;
 use crate::{LaunchError, Layers, RunHandle, process};
 
 /// A run put together. Dropping it leaves nothing behind.
@@ -26,7 +25,8 @@ pub(crate) struct Around {
     pub(crate) control: Control,
     /// Read end of the pipe that takes what the engine itself says.
     pub(crate) diagnostics: OwnedFd,
-    pub(crate) listener: Option<oneshot::Sender<TcpListener>>,
+    /// Who takes the sandbox's sockets; nobody any more, once they have been handed on.
+    pub(crate) outlet: Option<Outlet>,
     pub(crate) group: Option<Group>,
     pub(crate) layers: Layers,
     pub(crate) timeout: Duration,

@@ -12,7 +12,6 @@ mod root;
 
 use std::ffi::CString;
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -24,13 +23,13 @@ use sys::facts::KernelFacts;
 use sys::idmap::{self, Ids};
 use sys::mount::{Entry, Namespace, NamespaceError, clone_tree};
 use sys::spawn::{Image, Program, Stage};
-use tokio::sync::oneshot;
 
 use crate::armed::{Armed, Around};
 use crate::control::Control;
 use crate::drivers::{Engine, Owner};
 use crate::knockout::{Knockout, Knockouts};
 use crate::limits::Fence;
+use crate::outlet::Outlet;
 use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess, WorkspaceFiles};
 use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource, Starts};
 
@@ -194,7 +193,7 @@ impl Bwrap {
         let around = Around {
             control,
             diagnostics: diagnostics.read,
-            listener: route.listener,
+            outlet: route.outlet,
             group,
             layers,
             timeout,
@@ -303,8 +302,8 @@ impl Bwrap {
 /// How a run's connections reach its proxy.
 struct Route {
     bridge: Bridge,
-    /// Who takes the sandbox's listening socket.
-    listener: Option<oneshot::Sender<TcpListener>>,
+    /// Who takes the sandbox's sockets.
+    outlet: Option<Outlet>,
     /// The proxy's socket on the host, which is mounted into the sandbox.
     socket: Option<PathBuf>,
     layer: NetworkLayer,
@@ -312,10 +311,15 @@ struct Route {
 
 impl Route {
     fn new(network: NetworkPath) -> Result<Self, LaunchError> {
-        let none = Self { bridge: Bridge::None, listener: None, socket: None, layer: NetworkLayer::Isolated };
+        let none = Self { bridge: Bridge::None, outlet: None, socket: None, layer: NetworkLayer::Isolated };
         match network {
             NetworkPath::Proxied(ProxyAttachment::Listener(sender)) => {
-                Ok(Self { bridge: Bridge::Builtin, listener: Some(sender), layer: NetworkLayer::ProxyListener, ..none })
+                let outlet = Some(Outlet::Plain(sender));
+                Ok(Self { bridge: Bridge::Builtin, outlet, layer: NetworkLayer::ProxyListener, ..none })
+            }
+            NetworkPath::Proxied(ProxyAttachment::ListenerWithNames { to, wanted }) => {
+                let outlet = Some(Outlet::WithNames { to, wanted, making: None });
+                Ok(Self { bridge: Bridge::BuiltinWithNetwork, outlet, layer: NetworkLayer::ProxyListener, ..none })
             }
             NetworkPath::Proxied(ProxyAttachment::Socket { path, socat }) => {
                 let program = socat.into_os_string().into_vec();

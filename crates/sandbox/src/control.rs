@@ -57,7 +57,7 @@ impl Control {
     pub(crate) async fn next(&mut self) -> Result<Heard, ControlError> {
         loop {
             if let Some(frame) = self.decoder.next_frame()? {
-                let fd = if frame == Frame::Listener { self.fds.pop() } else { None };
+                let fd = if matches!(frame, Frame::Listener | Frame::Network) { self.fds.pop() } else { None };
                 return Ok(Heard::Frame(frame, fd));
             }
             let interest =

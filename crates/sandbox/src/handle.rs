@@ -7,8 +7,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use guest::frame::{Ended, Failed, Frame, How, Order, Step};
@@ -41,6 +39,9 @@ const GONE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the removal of a cgroup is tried while its last processes go, and the pause between two attempts.
 const REMOVE_ATTEMPTS: u32 = 100;
 const REMOVE_PAUSE: Duration = Duration::from_millis(2);
+
+/// What is said of a socket that comes a second time, or to a run without a proxy.
+const UNASKED: &str = "the sandbox's helper sent a socket that nobody asked for";
 
 /// Most of the engine's own messages that is kept.
 const MAX_DIAGNOSTICS: usize = 4096;
@@ -162,8 +163,15 @@ impl RunHandle {
     async fn set_up(&mut self) -> Result<(), LaunchError> {
         loop {
             match self.around.control.next().await {
-                Ok(Heard::Frame(Frame::Listener, Some(fd))) => self.pass_listener(fd)?,
-                Ok(Heard::Frame(Frame::Ready, _)) if self.around.listener.is_none() => return Ok(()),
+                Ok(Heard::Frame(Frame::Network, Some(fd))) => match &mut self.around.outlet {
+                    Some(outlet) => outlet.enter(fd)?,
+                    None => return Err(LaunchError::SetUp(UNASKED.to_owned())),
+                },
+                Ok(Heard::Frame(Frame::Listener, Some(fd))) => match self.around.outlet.take() {
+                    Some(outlet) => outlet.pass(fd).await?,
+                    None => return Err(LaunchError::SetUp(UNASKED.to_owned())),
+                },
+                Ok(Heard::Frame(Frame::Ready, _)) if self.around.outlet.is_none() => return Ok(()),
                 Ok(Heard::Frame(Frame::Failed(failed), _)) => return Err(LaunchError::SetUp(self.describe(failed))),
                 Ok(Heard::Frame(frame, _)) => {
                     return Err(LaunchError::SetUp(format!("the sandbox's helper said {frame:?} out of turn")));
@@ -176,16 +184,6 @@ impl RunHandle {
                 Err(error) => return Err(LaunchError::SetUp(error.to_string())),
             }
         }
-    }
-
-    /// Hands the sandbox's socket to the proxy, once it is sure what it is.
-    fn pass_listener(&mut self, fd: OwnedFd) -> Result<(), LaunchError> {
-        let Some(proxy) = self.around.listener.take() else {
-            return Err(LaunchError::SetUp("the sandbox's helper sent a socket that nobody asked for".to_owned()));
-        };
-        let listener =
-            as_listener(fd).map_err(|source| LaunchError::Host { what: "the sandbox's socket".to_owned(), source })?;
-        proxy.send(listener).map_err(|_| LaunchError::ProxyGone)
     }
 
     /// Lets the command go. The timeout counts from here.
@@ -410,6 +408,7 @@ impl RunHandle {
             Step::AwaitSocat => "socat does not listen inside the sandbox",
             Step::EnterCwd => "cannot enter the working directory inside the sandbox",
             Step::Fork => "cannot make the command's process",
+            Step::OpenNetwork => "cannot pass the sandbox's network out of it",
             Step::Plan => "the helper did not understand its plan",
         };
         let reason = match failed.errno {
@@ -462,20 +461,6 @@ async fn sleep_until_some(at: Option<Instant>) {
 
 fn with_colon(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
-}
-
-/// The descriptor as a non-blocking listener, if it is a listening TCP socket at all.
-fn as_listener(fd: OwnedFd) -> std::io::Result<TcpListener> {
-    use rustix::net::{AddressFamily, SocketType, sockopt};
-    let tcp = sockopt::socket_domain(&fd)? == AddressFamily::INET
-        && sockopt::socket_type(&fd)? == SocketType::STREAM
-        && sockopt::socket_acceptconn(&fd)?;
-    if !tcp {
-        return Err(std::io::Error::other("it is not a listening TCP socket"));
-    }
-    let listener = TcpListener::from(fd);
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 #[cfg(test)]

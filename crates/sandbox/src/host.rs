@@ -72,5 +72,5 @@ pub(crate) fn arm(engine: &Engine, run: PreparedRun) -> Result<Armed, LaunchErro
     let (group, timeout) = (fence.group, run.timeout);
     let explain = |said: &str| said.to_owned();
     let diagnostics = diagnostics.read;
-    Ok(Armed::new(program, Around { control, diagnostics, listener: None, group, layers, timeout, explain }))
+    Ok(Armed::new(program, Around { control, diagnostics, outlet: None, group, layers, timeout, explain }))
 }

@@ -27,6 +27,7 @@ mod host;
 mod knockout;
 mod layers;
 mod limits;
+mod outlet;
 mod process;
 pub mod rootfs;
 mod run;
@@ -42,6 +43,7 @@ pub use health::Health;
 pub use knockout::Knockout;
 pub use layers::{CgroupLayer, Layers, LimitLayer, NetworkLayer};
 pub use limits::{Limit, LimitOrigin, Limits};
+pub use outlet::SandboxSockets;
 pub use run::{
     CommandLine, CommandLineError, NetworkPath, PreparedRun, ProxyAttachment, RunName, RunNameError, Selected,
     Workspace, WorkspaceAccess, WorkspaceFiles,

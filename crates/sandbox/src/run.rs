@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use guest::frame::{Bridge, Plan};
+use sys::netns::Wanted;
 use tokio::sync::oneshot;
 
-use crate::{Environment, Limits, WorkspaceCwd};
+use crate::{Environment, Limits, SandboxSockets, WorkspaceCwd};
 
 /// Longest name of a run, in bytes: it becomes part of a cgroup's name.
 const MAX_NAME: usize = 128;
@@ -228,6 +229,13 @@ pub enum NetworkPath {
 pub enum ProxyAttachment {
     /// The sandbox's own listening socket, sent out of it before the run is ready. It is non-blocking.
     Listener(oneshot::Sender<TcpListener>),
+    /// The same with the sockets of a name service, which are made in the sandbox's network.
+    ListenerWithNames {
+        /// Takes them all.
+        to: oneshot::Sender<SandboxSockets>,
+        /// Which.
+        wanted: Wanted,
+    },
     /// A Unix socket of the proxy, mounted into the sandbox, that socat forwards 127.0.0.1:9080 to.
     Socket {
         /// The socket on the host.

@@ -1,7 +1,8 @@
 //! The way to the proxy: a listening socket on 127.0.0.1:9080 of the sandbox's own network.
 //!
 //! The built-in bridge makes the socket and passes it to the daemon, whose proxy accepts on it: there is no relay to
-//! flood, and nothing of the daemon's to connect to. socat, where the configuration asks for it, listens instead.
+//! flood, and nothing of the daemon's to connect to. Where the daemon asks for it, it gets the network namespace as well,
+//! and makes the sockets of the name service there itself: nothing of that runs in here. socat, where the configuration asks for it, listens instead.
 
 use alloc::ffi::CString;
 use alloc::format;
@@ -31,13 +32,20 @@ const MAX_TABLE: usize = 256 * 1024;
 pub(crate) fn set_up(bridge: &Bridge, control: i32) -> Result<Option<i32>, (Step, Errno)> {
     match bridge {
         Bridge::None => Ok(None),
-        Bridge::Builtin => {
-            let listener = socket::listen(PORT).map_err(|error| (Step::Listen, error))?;
-            let sent = socket::send(control, &Frame::Listener.encode(), Some(listener.0));
-            sent.map(|()| None).map_err(|error| (Step::PassListener, error))
+        Bridge::Builtin => listen(control).map(|()| None),
+        Bridge::BuiltinWithNetwork => {
+            let network = file::open_file(c"/proc/self/ns/net").map_err(|error| (Step::OpenNetwork, error))?;
+            let sent = socket::send(control, &Frame::Network.encode(), Some(network.0));
+            sent.map_err(|error| (Step::OpenNetwork, error))?;
+            listen(control).map(|()| None)
         }
         Bridge::Socat { program, socket } => socat(program, socket).map(Some),
     }
+}
+
+fn listen(control: i32) -> Result<(), (Step, Errno)> {
+    let listener = socket::listen(PORT).map_err(|error| (Step::Listen, error))?;
+    socket::send(control, &Frame::Listener.encode(), Some(listener.0)).map_err(|error| (Step::PassListener, error))
 }
 
 fn socat(program: &[u8], path: &[u8]) -> Result<i32, (Step, Errno)> {

@@ -56,6 +56,11 @@ fn open(path: &CStr, flags: i32) -> Result<Fd, Errno> {
     Fd::from_call(unsafe { call!(OPENAT, AT_FDCWD, path.as_ptr(), flags | O_CLOEXEC, 0) })
 }
 
+/// Opens a file to read it, or to pass it on.
+pub(crate) fn open_file(path: &CStr) -> Result<Fd, Errno> {
+    open(path, 0)
+}
+
 /// Names a place without opening it, and says whether it is a directory.
 pub(crate) fn open_place(path: &CStr) -> Result<(Fd, bool), Errno> {
     match open(path, O_PATH | O_DIRECTORY) {

@@ -16,6 +16,7 @@ fn bridge() -> impl Strategy<Value = Bridge> {
     prop_oneof![
         Just(Bridge::None),
         Just(Bridge::Builtin),
+        Just(Bridge::BuiltinWithNetwork),
         (text(), text()).prop_map(|(program, socket)| Bridge::Socat { program, socket }),
     ]
 }
@@ -38,7 +39,8 @@ fn frame() -> impl Strategy<Value = Frame> {
         Just(Step::AwaitSocat),
         Just(Step::EnterCwd),
         Just(Step::Fork),
-        Just(Step::Plan)
+        Just(Step::Plan),
+        Just(Step::OpenNetwork)
     ];
     let failed = (step, any::<u16>()).prop_map(|(step, errno)| Frame::Failed(Failed { step, errno }));
     prop_oneof![
@@ -47,6 +49,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         Just(Frame::Signal(Order::Terminate)),
         Just(Frame::Signal(Order::Kill)),
         Just(Frame::Listener),
+        Just(Frame::Network),
         Just(Frame::Ready),
         ended,
         failed

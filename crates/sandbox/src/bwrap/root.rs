@@ -61,7 +61,10 @@ const HOST_ETC: &[&str] = &[
 const LARGE_ETC: [&str; 7] =
     ["alternatives", "fonts", "java-11-openjdk", "java-17-openjdk", "java-21-openjdk", "java-25-openjdk", "ssl/certs"];
 
-/// What the sandbox's own /etc says. The resolver stub fails at once: names are looked up by the proxy.
+/// Where names are asked for: at the name service that the daemon offers in there. Without one that fails at once.
+const RESOLV_CONF: &str = "# Knows the names that may be reached from here, and no others.\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+
+/// What the sandbox's own /etc says.
 const OWN_ETC: &[(&str, &str)] = &[
     (
         "passwd",
@@ -74,10 +77,7 @@ const OWN_ETC: &[(&str, &str)] = &[
     ),
     ("hosts", "127.0.0.1 localhost nexus\n::1 localhost ip6-localhost ip6-loopback\n"),
     ("hostname", "nexus\n"),
-    (
-        "resolv.conf",
-        "# There is no name service here: the proxy looks names up.\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
-    ),
+    ("resolv.conf", RESOLV_CONF),
     ("shells", "/bin/sh\n/bin/bash\n"),
 ];
 
@@ -237,6 +237,10 @@ impl Root {
         let beneath = Beneath::open(rootfs).map_err(failed(rootfs))?;
         if in_rootfs(&beneath, "etc/ssh/ssh_config").is_some() {
             self.text("/etc/ssh/ssh_config", SSH_CONFIG.as_bytes());
+        }
+        // One that is a link leads to nothing in here, and a resolver without one asks at 127.0.0.1.
+        if in_rootfs(&beneath, "etc/resolv.conf").is_some() {
+            self.text("/etc/resolv.conf", RESOLV_CONF.as_bytes());
         }
         for (name, line) in OWN_NAMES {
             let text = in_rootfs(&beneath, name).filter(|text| !names_inside_id(text));

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 
 use sandbox::{Driver, NetworkLayer, NetworkPath, ProxyAttachment};
+use sys::netns::Wanted;
+use testkit::require;
 use tokio::sync::oneshot;
 
 use crate::bed::{Bed, Run, text};
@@ -60,6 +62,55 @@ async fn the_proxy_accepts_on_the_sandbox_s_own_socket() {
     let (_keep, stop) = tokio::sync::watch::channel(None);
     assert_eq!(handle.wait(stop).await.code, 0);
     assert!(text(stdout).await.ends_with("hello from the proxy\n"));
+}
+
+/// What a name service is made of, for these ports.
+pub(crate) fn wanted(ports: Vec<u16>) -> Wanted {
+    Wanted {
+        v4: ([198, 18, 0, 1].into(), 15),
+        v6: ("fd6e:6578:7573::1".parse().unwrap(), 64),
+        service: "127.0.0.1:53".parse().unwrap(),
+        ports,
+    }
+}
+
+/// The sockets are made beside the sandbox before its command is let go: it finds the addresses there, whoever listens.
+#[tokio::test]
+async fn sockets_of_a_name_service_come_with_the_proxy_s() {
+    require!(Bwrap, Ipv6);
+    let bed = Bed::new();
+    let (to, receiver) = oneshot::channel();
+    let wanted = wanted(vec![443, 5432]);
+    let network = Some(NetworkPath::Proxied(ProxyAttachment::ListenerWithNames { to, wanted }));
+    let script = "for host in 198.18.1.0 fd6e:6578:7573::100; do for port in 443 444; do \
+        (exec 3<>/dev/tcp/$host/$port && cat <&3) 2>/dev/null || echo refused; done; done; cat /etc/resolv.conf";
+    let (mut handle, stdout, stderr) = bed.start(Run { network, ..Run::sh(script) }).await.unwrap();
+    handle.ready().await.unwrap();
+    let sockets = receiver.await.unwrap();
+    assert_eq!(sockets.proxy.local_addr().unwrap().to_string(), "127.0.0.1:9080");
+    let names = sockets.names.unwrap();
+    let ports: Vec<(u16, bool)> = names.ports.iter().map(|port| (port.port, port.bound)).collect();
+    assert_eq!((names.ipv6, ports), (true, vec![(443, true), (5432, false)]));
+    assert_eq!(std::net::UdpSocket::from(names.udp).local_addr().unwrap().to_string(), "127.0.0.1:53");
+    let https = names.ports.into_iter().next().unwrap().socket;
+    rustix::net::listen(&https, 8).unwrap();
+    let https = TcpListener::from(https);
+    https.set_nonblocking(false).unwrap();
+    handle.release().unwrap();
+    let accepted = tokio::task::spawn_blocking(move || {
+        [(); 2].map(|()| {
+            let (mut connection, _) = https.accept().unwrap();
+            connection.write_all(b"hello\n").unwrap();
+            connection.local_addr().unwrap().ip().to_canonical().to_string()
+        })
+    });
+    let (_keep, stop) = tokio::sync::watch::channel(None);
+    let exit = handle.wait(stop).await;
+    assert_eq!(exit.code, 0, "{}", text(stderr).await);
+    assert_eq!(accepted.await.unwrap(), ["198.18.1.0", "fd6e:6578:7573::100"]);
+    let out = text(stdout).await;
+    assert!(out.starts_with("hello\nrefused\nhello\nrefused\n#"), "{out}");
+    assert!(out.contains("\nnameserver 127.0.0.1\n"), "{out}");
 }
 
 #[tokio::test]

@@ -26,10 +26,27 @@ struct Phases {
     ended: Vec<Duration>,
 }
 
-async fn measure(bed: &Bed, mut run: Run, phases: &mut Phases) {
+/// The kinds of runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bwrap,
+    /// With the sockets of a name service for these many ports.
+    WithNames(u16),
+    Host,
+}
+
+async fn measure(bed: &Bed, kind: Kind, phases: &mut Phases) {
     let (sender, receiver) = oneshot::channel();
-    if run.driver == sandbox::Driver::Bwrap {
-        run.network = Some(NetworkPath::Proxied(ProxyAttachment::Listener(sender)));
+    let (to, sockets) = oneshot::channel();
+    let run = if kind == Kind::Host { Run::host("true") } else { Run::sh("true") };
+    let mut run = Run { shell: "/bin/sh".into(), ..run };
+    match kind {
+        Kind::Host => {}
+        Kind::Bwrap => run.network = Some(NetworkPath::Proxied(ProxyAttachment::Listener(sender))),
+        Kind::WithNames(ports) => {
+            let wanted = crate::network::wanted((1..=ports).map(|port| 1000 + port).collect());
+            run.network = Some(NetworkPath::Proxied(ProxyAttachment::ListenerWithNames { to, wanted }));
+        }
     }
     let begin = Instant::now();
     let (mut handle, _stdout, _stderr) = bed.start(run).await.unwrap();
@@ -40,25 +57,33 @@ async fn measure(bed: &Bed, mut run: Run, phases: &mut Phases) {
     let (_keep, stop) = watch::channel(None);
     assert_eq!(handle.wait(stop).await.code, 0);
     phases.ended.push(begin.elapsed());
-    drop(receiver);
+    drop((receiver, sockets));
 }
 
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn a_start_costs_little_more_than_plain_bubblewrap() {
     let bed = Bed::new();
-    let (mut plain, mut ours, mut host) = (Vec::new(), Phases::default(), Phases::default());
+    let kinds = [
+        ("bwrap driver", Kind::Bwrap),
+        ("with names for 4 ports", Kind::WithNames(4)),
+        ("with names for 64 ports", Kind::WithNames(64)),
+        ("host driver", Kind::Host),
+    ];
+    let mut plain = Vec::new();
+    let mut measured = kinds.map(|_| Phases::default());
     for _ in 0..ROUNDS {
         let begin = Instant::now();
         let mut words = PLAIN.split_whitespace();
         assert!(std::process::Command::new(words.next().unwrap()).args(words).status().unwrap().success());
         plain.push(begin.elapsed());
-        measure(&bed, Run { shell: "/bin/sh".into(), ..Run::sh("true") }, &mut ours).await;
-        measure(&bed, Run { shell: "/bin/sh".into(), ..Run::host("true") }, &mut host).await;
+        for ((_, kind), phases) in kinds.iter().zip(&mut measured) {
+            measure(&bed, *kind, phases).await;
+        }
     }
     println!("median of {ROUNDS}: plain bwrap {:?}", median(plain));
-    for (name, phases) in [("bwrap", ours), ("host", host)] {
+    for ((name, _), phases) in kinds.iter().zip(measured) {
         let (launched, ready, ended) = (median(phases.launched), median(phases.ready), median(phases.ended));
-        println!("{name} driver: launched {launched:?}, ready {ready:?}, ended {ended:?}");
+        println!("{name}: launched {launched:?}, ready {ready:?}, ended {ended:?}");
     }
 }
