@@ -59,7 +59,7 @@ pub struct AuditEvent {
     /// Whose attempt.
     #[serde(serialize_with = "as_str")]
     pub directive_id: Arc<str>,
-    /// `CONNECT`, `HTTP` or `SOCKS5`.
+    /// `CONNECT`, `HTTP` or `SOCKS5`; `TCP` from a program that knows no proxy, `DNS` for a name that is not told it.
     pub method: &'static str,
     /// The host as judged, or what was sent instead of one, made printable.
     pub dest_host: String,

@@ -12,6 +12,7 @@
 //!
 //! ```text
 //!  client -> server (first byte, bounds) -> wire (parse) -> policy.decide(name)
+//!  client that knows no proxy -> names (address -> name) ----^
 //!                                             |                |
 //!                                          refusal      dial: resolve, judge every address, race
 //!                                                              |
@@ -24,6 +25,7 @@ pub mod denial;
 pub mod dial;
 pub mod host_addresses;
 mod knockout;
+pub mod names;
 pub mod policy;
 mod relay;
 pub mod server;
@@ -36,6 +38,7 @@ pub use denial::{DENIAL_QUEUE, Denial, MAX_DENIED_DESTINATIONS};
 pub use dial::{Resolver, ResolverError, UpstreamError, UpstreamProxy};
 #[cfg(feature = "knockout")]
 pub use knockout::Knockout;
+pub use names::{NameSockets, PortSocket};
 pub use policy::address::NamedListeners;
 pub use policy::nat64::Nat64Prefixes;
 pub use policy::reason::{Decision, Reason};

@@ -9,6 +9,7 @@
 pub mod address;
 mod embedded;
 mod hosts;
+mod names;
 pub mod nat64;
 pub mod reason;
 

@@ -7,9 +7,11 @@
 mod attempt;
 mod exchange;
 mod http;
+mod names;
 mod refuse;
 mod session;
 mod socks;
+mod transparent;
 mod tunnel;
 
 use std::io;
@@ -27,9 +29,11 @@ use crate::audit::AuditLog;
 use crate::counters::{EgressCounters, EgressSummary};
 use crate::denial::{Denial, Denied};
 use crate::dial::{Dialer, Resolver, UpstreamProxy};
+use crate::names::NameSockets;
 use crate::policy::EgressPolicy;
 use crate::stream::Stream;
 use crate::wire::credential::Credential;
+use names::{Bounds, NameService};
 use session::Session;
 
 /// Connections over the bound that are told so at once; more than these wait in the backlog's place and are closed.
@@ -123,6 +127,7 @@ struct Totals {
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
+    names: Option<NameSockets>,
 }
 
 impl Proxy {
@@ -141,7 +146,13 @@ impl Proxy {
             totals: Totals::default(),
             denied: Denied::default(),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), names: None }
+    }
+
+    /// The same with a name service for programs that know no proxy.
+    #[must_use]
+    pub fn with_names(self, sockets: NameSockets) -> Self {
+        Self { names: Some(sockets), ..self }
     }
 
     /// Serves until cancelled; then closes every connection and says what was done.
@@ -149,6 +160,12 @@ impl Proxy {
         let connections = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(self.shared.policy.max_connections));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        if let Some(sockets) = self.names {
+            let bounds = Bounds { connections: connections.clone(), slots: Arc::clone(&slots), cancel: cancel.clone() };
+            if let Err(error) = NameService::start(Arc::clone(&self.shared), bounds, sockets) {
+                tracing::error!(directive_id = %self.shared.directive_id, %error, "no name service for this directive");
+            }
+        }
         loop {
             let client = tokio::select! {
                 biased;

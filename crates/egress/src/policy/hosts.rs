@@ -1,7 +1,7 @@
 //! Allowlist entries compiled for matching: the cost of a look-up grows with the number of labels
 //! of the host asked for, not with the number of entries.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use conduits::{AllowEntry, DnsName, HostPattern};
 
@@ -39,6 +39,11 @@ impl HostTable {
             }
         }
         table
+    }
+
+    /// Every port that an entry names.
+    pub(super) fn ports(&self) -> BTreeSet<u16> {
+        self.exact.values().chain(self.beneath.values()).flatten().copied().collect()
     }
 
     pub(super) fn find(&self, host: &DnsName, port: u16) -> Found {

@@ -18,6 +18,10 @@ pub(super) enum Method {
     Connect,
     Http,
     Socks5,
+    /// By connecting to an address that stands for a name.
+    Tcp,
+    /// By looking a name up; only what is refused is an attempt.
+    Dns,
 }
 
 impl Method {
@@ -26,6 +30,8 @@ impl Method {
             Self::Connect => "CONNECT",
             Self::Http => "HTTP",
             Self::Socks5 => "SOCKS5",
+            Self::Tcp => "TCP",
+            Self::Dns => "DNS",
         }
     }
 }
