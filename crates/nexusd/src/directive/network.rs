@@ -1,13 +1,18 @@
 //! The network of one run: its egress proxy, joined to the sandbox by an endpoint value.
 
+use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use conduits::{DirectiveId, DriverKind, LogStream};
-use egress::{DENIAL_QUEUE, Denial, EgressPolicy, EgressSummary, PolicyError, Proxy, ProxyListener, ProxyParts};
-use sandbox::{NetworkPath, ProxyAttachment};
+use egress::{
+    DENIAL_QUEUE, Denial, EgressPolicy, EgressSummary, NameSockets, PolicyError, PortSocket, Proxy, ProxyListener,
+    ProxyParts, names,
+};
+use sandbox::{NetworkPath, ProxyAttachment, SandboxSockets};
+use sys::netns::{Made, Wanted};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -80,6 +85,7 @@ impl Network {
     ) -> Result<(Self, NetworkPath), NetworkError> {
         let rules = engine.egress.rules().map_err(NetworkError::OwnAddresses)?;
         let policy = EgressPolicy::compile(&admitted.spec.net, &rules, tokio::time::Instant::now())?;
+        let ports = names::served_ports(&policy, guest::PROXY_PORT);
         let (denials, shown) = mpsc::channel(DENIAL_QUEUE);
         let proxy = Proxy::new(ProxyParts {
             directive_id: id.clone(),
@@ -93,9 +99,14 @@ impl Network {
         });
         let cancel = CancellationToken::new();
         let (listener, attachment, socket) = match engine.config.bwrap.bridge {
-            Bridge::Builtin => {
+            Bridge::Builtin if ports.is_empty() => {
                 let (send, receive) = oneshot::channel();
                 (Coming::FromSandbox(receive), ProxyAttachment::Listener(send), None)
+            }
+            Bridge::Builtin => {
+                let (to, receive) = oneshot::channel();
+                let wanted = Wanted { v4: names::NETWORK_V4, v6: names::NETWORK_V6, service: names::SERVICE, ports };
+                (Coming::WithNames(receive), ProxyAttachment::ListenerWithNames { to, wanted }, None)
             }
             Bridge::Socat => {
                 let path = socket_path(&engine.config.bwrap.proxy_socket_dir);
@@ -155,6 +166,8 @@ impl Drop for Network {
 /// Where the proxy's listener comes from.
 enum Coming {
     FromSandbox(oneshot::Receiver<TcpListener>),
+    /// With the sockets of the name service.
+    WithNames(oneshot::Receiver<SandboxSockets>),
     Here(ProxyListener),
 }
 
@@ -165,19 +178,13 @@ async fn serve(
     logs: Logs,
     cancel: CancellationToken,
 ) -> Option<EgressSummary> {
-    let listener = match coming {
-        Coming::Here(listener) => listener,
-        Coming::FromSandbox(receive) => tokio::select! {
-            biased;
-            received = receive => match ProxyListener::from_std_tcp(received.ok()?) {
-                Ok(listener) => listener,
-                Err(error) => {
-                    warn!(%error, "a sandbox's listening socket cannot be served");
-                    return None;
-                }
-            },
-            () = cancel.cancelled() => return None,
-        },
+    let came = cancel.run_until_cancelled(came(proxy, coming, &logs)).await?;
+    let (proxy, listener) = match came? {
+        (proxy, Ok(listener)) => (proxy, listener),
+        (_, Err(error)) => {
+            warn!(%error, "a sandbox's listening socket cannot be served");
+            return None;
+        }
     };
     let show = async {
         while let Some(denial) = shown.recv().await {
@@ -187,6 +194,38 @@ async fn serve(
     // The proxy holds the sending side: the lines end with it.
     let (summary, ()) = tokio::join!(proxy.serve(listener, cancel), show);
     Some(summary)
+}
+
+/// The proxy and what it accepts on, once that is there; `None` where the sandbox ended before.
+async fn came(proxy: Proxy, coming: Coming, logs: &Logs) -> Option<(Proxy, io::Result<ProxyListener>)> {
+    match coming {
+        Coming::Here(listener) => Some((proxy, Ok(listener))),
+        Coming::FromSandbox(receive) => Some((proxy, ProxyListener::from_std_tcp(receive.await.ok()?))),
+        Coming::WithNames(receive) => {
+            let SandboxSockets { proxy: listener, names } = receive.await.ok()?;
+            let proxy = match names {
+                Ok(made) => proxy.with_names(name_sockets(made)),
+                Err(error) => {
+                    warn!(%error, "no name service in a sandbox");
+                    let line = format!("[egress] no name service here ({error}): only what uses the proxy gets out");
+                    logs.notice(LogStream::Stderr, &line).await;
+                    proxy
+                }
+            };
+            Some((proxy, ProxyListener::from_std_tcp(listener)))
+        }
+    }
+}
+
+/// The sockets as the proxy takes them.
+fn name_sockets(made: Made) -> NameSockets {
+    let port = |made: sys::netns::PortSocket| PortSocket { port: made.port, socket: made.socket, bound: made.bound };
+    NameSockets {
+        udp: made.udp.into(),
+        tcp: made.tcp.into(),
+        ports: made.ports.into_iter().map(port).collect(),
+        ipv6: made.ipv6,
+    }
 }
 
 /// Short and random: the path of a Unix socket has at most 107 bytes, and nobody should guess it.

@@ -13,6 +13,7 @@ mod hostile_input;
 mod limits;
 mod logs;
 mod metrics;
+mod names;
 mod other_servers;
 mod outbox;
 mod packaging;
