@@ -87,6 +87,12 @@ if [ "$(uname -s)" = Linux ]; then
         want_program perl perl
         want_program xz xz-utils
         want_program ssh openssh-client
+        # The server is started by tests alone: Debian would start one on installing it.
+        [ -x /usr/sbin/sshd ] || [ ! -x /usr/sbin/policy-rc.d ] || wanted_too="$wanted_too openssh-server"
+        want_program curl curl
+        want_program wget wget
+        want_program psql postgresql-client
+        want_program redis-cli redis-tools
         want_program sqlite3 sqlite3
         want_program gdb gdb
         want_program strace strace

@@ -57,6 +57,18 @@ pub enum Need {
     Archivers,
     /// OpenSSH's client and ssh-keygen beneath `/usr`.
     Ssh,
+    /// OpenSSH's server, where Debian has it.
+    Sshd,
+    /// curl beneath `/usr`.
+    Curl,
+    /// wget beneath `/usr`.
+    Wget,
+    /// PostgreSQL's client beneath `/usr`.
+    Psql,
+    /// Redis's client beneath `/usr`.
+    RedisCli,
+    /// apt-get and dpkg-deb beneath `/usr`.
+    Apt,
     /// The sqlite3 shell beneath `/usr`.
     Sqlite,
     /// gdb and strace beneath `/usr`.
@@ -99,6 +111,12 @@ impl Need {
         Self::Perl,
         Self::Archivers,
         Self::Ssh,
+        Self::Sshd,
+        Self::Curl,
+        Self::Wget,
+        Self::Psql,
+        Self::RedisCli,
+        Self::Apt,
         Self::Sqlite,
         Self::Debuggers,
         Self::Procps,
@@ -136,6 +154,12 @@ impl Need {
             Self::Perl => "perl",
             Self::Archivers => "archivers",
             Self::Ssh => "ssh",
+            Self::Sshd => "sshd",
+            Self::Curl => "curl",
+            Self::Wget => "wget",
+            Self::Psql => "psql",
+            Self::RedisCli => "rediscli",
+            Self::Apt => "apt",
             Self::Sqlite => "sqlite",
             Self::Debuggers => "debuggers",
             Self::Procps => "procps",
@@ -187,6 +211,12 @@ impl Need {
             }
             // ssh-keygen has no way to a good end that does nothing.
             Self::Ssh => each_beneath_usr(&[("ssh", &["-V"]), ("which", &["ssh-keygen"])]),
+            Self::Sshd => each_beneath_usr(&[("which", &["/usr/sbin/sshd"])]),
+            Self::Curl => each_beneath_usr(&[("curl", &["--version"])]),
+            Self::Wget => each_beneath_usr(&[("wget", &["--version"])]),
+            Self::Psql => each_beneath_usr(&[("psql", &["--version"])]),
+            Self::RedisCli => each_beneath_usr(&[("redis-cli", &["--version"])]),
+            Self::Apt => each_beneath_usr(&[("apt-get", &["--version"]), ("dpkg-deb", &["--version"])]),
             Self::Sqlite => each_beneath_usr(&[("sqlite3", &["-version"])]),
             Self::Debuggers => each_beneath_usr(&[("gdb", &["--version"]), ("strace", &["-V"])]),
             Self::Procps => each_beneath_usr(&[("ps", &["--version"])]),

@@ -25,4 +25,5 @@ mod rootfs;
 mod run;
 mod starting;
 mod stopping;
+mod tools;
 mod vm;
