@@ -14,6 +14,7 @@ enum Fault {
     NotTls,
     NotPlain,
     UnknownCa,
+    OtherCa,
     OtherName,
     Expired,
     NotValidYet,
@@ -62,7 +63,8 @@ impl Fault {
         use CertificateError as Certificate;
         match error {
             rustls::Error::InvalidCertificate(why) => match why {
-                Certificate::UnknownIssuer | Certificate::BadSignature => Some(Self::UnknownCa),
+                Certificate::UnknownIssuer => Some(Self::UnknownCa),
+                Certificate::BadSignature => Some(Self::OtherCa),
                 Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => Some(Self::OtherName),
                 Certificate::Expired | Certificate::ExpiredContext { .. } => Some(Self::Expired),
                 Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => Some(Self::NotValidYet),
@@ -102,6 +104,9 @@ impl Fault {
             Self::UnknownCa => {
                 "its certificate is not signed by a CA that is trusted here: give the mothership's CA as tls.ca_file (its ca.pem)"
             }
+            Self::OtherCa => {
+                "its certificate was not signed by the CA that it names: another server answers there, or tls.ca_file is an earlier mothership's"
+            }
             Self::OtherName => {
                 "its certificate is for another name: write one that it has in server_url, or add this one (mothership serve --tls-name)"
             }
@@ -126,11 +131,12 @@ mod tests {
         let tls = |error: rustls::Error| io::Error::new(ErrorKind::InvalidData, error);
         let invalid = |why| tls(rustls::Error::InvalidCertificate(why));
         let alert = |alert| tls(rustls::Error::AlertReceived(alert));
-        let table: [(io::Error, Option<Fault>); 13] = [
+        let table: [(io::Error, Option<Fault>); 14] = [
             (ErrorKind::ConnectionRefused.into(), Some(Fault::Refused)),
             (ErrorKind::HostUnreachable.into(), Some(Fault::NoRoute)),
             (ErrorKind::ConnectionReset.into(), None),
             (invalid(CertificateError::UnknownIssuer), Some(Fault::UnknownCa)),
+            (invalid(CertificateError::BadSignature), Some(Fault::OtherCa)),
             (invalid(CertificateError::NotValidForName), Some(Fault::OtherName)),
             (invalid(CertificateError::Expired), Some(Fault::Expired)),
             (invalid(CertificateError::NotValidYet), Some(Fault::NotValidYet)),

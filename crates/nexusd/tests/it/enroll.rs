@@ -236,14 +236,10 @@ async fn a_server_that_is_not_the_pinned_one_gets_no_token() {
         (
             "a stranger's leaf under a copy of the authority",
             stranger.server(&["localhost"], &[&authority]),
-            "BadSignature",
+            "another server",
         ),
         ("and both", stranger.server(&["localhost"], &[&stranger, &authority]), ""),
-        (
-            "the right authority, another name",
-            authority.server(&["other.example"], &[&authority]),
-            "not valid for name",
-        ),
+        ("the right authority, another name", authority.server(&["other.example"], &[&authority]), "for another name"),
         ("the authority is not presented", authority.server(&["localhost"], &[]), "another server"),
     ];
     for (attack, tls, said) in table {
