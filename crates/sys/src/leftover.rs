@@ -39,30 +39,3 @@ fn is_of(pid: Pid, folder: &Path) -> bool {
     let name = arguments.split(|byte| *byte == 0).next().unwrap_or_default();
     name.strip_prefix(folder.as_os_str().as_bytes()).is_some_and(|rest| rest.len() > 1 && rest.starts_with(b"/"))
 }
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::process::CommandExt as _;
-    use std::process::{Child, Command};
-
-    use super::*;
-
-    fn named(name: &Path) -> Child {
-        Command::new("sleep").arg0(name).arg("60").spawn().unwrap()
-    }
-
-    #[test]
-    fn those_that_are_named_by_the_folder_are_killed_and_no_others() {
-        let dir = tempfile::tempdir().unwrap();
-        let (folder, longer) = (dir.path().join("drivers-1"), dir.path().join("drivers-12"));
-        let mut left = named(&folder.join("bwrap"));
-        let mut others = [named(&longer.join("bwrap")), named(&folder), named(dir.path())];
-        end_those_of(&folder);
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&left.wait().unwrap()), Some(9));
-        for other in &mut others {
-            assert_eq!(other.try_wait().unwrap(), None);
-            other.kill().unwrap();
-            other.wait().unwrap();
-        }
-    }
-}
