@@ -25,7 +25,7 @@ use tracing::{debug, info};
 pub mod admit;
 mod artifacts;
 pub mod collect;
-mod disk;
+pub mod disk;
 pub mod ended;
 mod environment;
 pub mod fs_access;

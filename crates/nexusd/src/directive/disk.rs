@@ -199,6 +199,16 @@ impl DiskGuard {
     }
 }
 
+/// What keeps the limits of untrusted directives in facilities that are made beneath `dir`: project quotas, or the watch for
+/// the reason given.
+///
+/// # Errors
+/// Why they are watched.
+pub fn fenced_beneath(dir: &Path) -> Result<(), String> {
+    let dir = File::open(dir).map_err(|error| error.to_string())?;
+    fenced::possible(dir.as_fd())
+}
+
 /// What a limit of so many bytes allows.
 fn allowance(bytes: u64) -> Usage {
     Usage { bytes, entries: (bytes / BYTES_PER_ENTRY).max(LEAST_ENTRIES) }

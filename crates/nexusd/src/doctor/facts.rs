@@ -53,6 +53,8 @@ pub(super) struct Facts {
     pub(super) container: Container,
     /// The work_dir, or what there is of its path, and the free bytes there.
     pub(super) disk: Result<(PathBuf, u64), String>,
+    /// Whether project quotas keep the disk limits of directives there, or why the facilities are watched instead.
+    pub(super) disk_limit: Result<(), String>,
     /// Whether the configured root directory of sandboxes is one.
     pub(super) root_is_there: bool,
     /// The pinned root, where it is wanted.
@@ -115,6 +117,8 @@ impl Facts {
 
 pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>) -> Facts {
     let config = subject.config.as_ref().ok().and_then(Option::as_ref);
+    let disk = free_space(config.map_or(Path::new("."), |config| &config.work_dir));
+    let disk_limit = disk.clone().and_then(|(there, _)| crate::directive::disk::fenced_beneath(&there));
     let mut facts = Facts {
         platform: subject.platform,
         config: config.cloned(),
@@ -130,7 +134,8 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
         cgroups: drivers.clone().map(Drivers::cgroups),
         bwrap_health: None,
         container: Container::NotAsked,
-        disk: free_space(config.map_or(Path::new("."), |config| &config.work_dir)),
+        disk,
+        disk_limit,
         root_is_there: config.and_then(|c| c.bwrap.rootfs_path.as_ref()).is_some_and(|root| root.join("usr").is_dir()),
         pinned_root: None,
         credentials: config.map_or(Credentials::None, |config| credentials::read(&config.tls)),

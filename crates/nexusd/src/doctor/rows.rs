@@ -43,6 +43,7 @@ pub(super) fn rows(facts: &Facts) -> Vec<Row> {
         landlock(facts),
         rootfs(facts),
         disk(facts),
+        disk_limit(facts),
         config(facts),
         tls(facts),
         mothership(facts),
@@ -310,6 +311,15 @@ fn disk(facts: &Facts) -> Row {
             Row::fail("disk", detail, "free some space, or set work_dir to a larger disk")
         }
         Err(why) => Row::fail("disk", why.as_str(), "correct work_dir"),
+    }
+}
+
+/// What keeps `limits.disk_mb`. Both ways do, so neither is a complaint.
+fn disk_limit(facts: &Facts) -> Row {
+    match (&facts.disk, &facts.disk_limit) {
+        (Err(_), _) => Row::skip("disk_limit", "not examined"),
+        (_, Ok(())) => Row::pass("disk_limit", "kept by project quotas"),
+        (_, Err(why)) => Row::skip("disk_limit", format!("watched, not kept by project quotas: {why}")),
     }
 }
 

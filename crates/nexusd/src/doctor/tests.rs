@@ -60,6 +60,7 @@ fn good() -> Facts {
         bwrap_health: Some(Ok(healthy())),
         container: Container::Works,
         disk: Ok((PathBuf::from("/var/lib/nexusd"), 42 << 30)),
+        disk_limit: Ok(()),
         root_is_there: false,
         pinned_root: None,
         credentials: Credentials::None,
@@ -292,6 +293,7 @@ fn single_facts() {
             "own root",
             row(&Facts { config: with("bwrap: {rootfs_path: /srv/root}"), root_is_there: true, ..base() }, "rootfs"),
         ),
+        ("no quotas", row(&Facts { disk_limit: Err("nexusd is not root".to_owned()), ..base() }, "disk_limit")),
     ];
     let shown: String = table
         .into_iter()

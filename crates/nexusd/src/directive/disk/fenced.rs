@@ -68,6 +68,15 @@ pub(super) async fn raise(
     tokio::task::spawn_blocking(raise).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
+/// Whether a new facility in this folder would have a fence, or why not.
+pub(super) fn possible(folder: BorrowedFd<'_>) -> Result<(), String> {
+    // A facility is a project of its own, whatever the folder around it is.
+    match choice::choose(&Facts { project: Ok(0), ..facts(folder, true, u32::MAX) }) {
+        Choice::Watch(why) => Err(why),
+        Choice::Fence { .. } | Choice::NewFence => Ok(()),
+    }
+}
+
 /// Takes back a limit that a killed daemon left on the facility's project.
 pub(super) fn take_leftover_back(facility: BorrowedFd<'_>) {
     let Some(project) = quota::project_of(facility).ok().filter(|project| choice::is_ours(*project)) else { return };
