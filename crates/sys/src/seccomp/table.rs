@@ -100,6 +100,7 @@ const SOCK_DCCP: u64 = 6;
 const SOCK_PACKET: u64 = 10;
 const IPPROTO_L2TP: u64 = 115;
 const IPPROTO_SCTP: u64 = 132;
+const IPPROTO_SMC: u64 = 256;
 
 /// linux/seccomp.h, linux/prctl.h.
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
@@ -193,6 +194,9 @@ const EVERYWHERE: &[Rule] = &[
     call!(SYS_io_uring_setup, NoSuchCall),
     call!(SYS_io_uring_enter, NoSuchCall),
     call!(SYS_io_uring_register, NoSuchCall),
+    // Contexts of older asynchronous requests are given out from one number for the whole host, to whoever comes first:
+    // a sandbox could take them all, and the host's databases would get none. Those who want one do without.
+    call!(SYS_io_setup, NoSuchCall),
     // Key rings are per uid, not per namespace: the daemon's, or another sandbox's, would be in reach.
     call!(SYS_add_key, NotPermitted),
     call!(SYS_request_key, NotPermitted),
@@ -227,6 +231,8 @@ const EVERYWHERE: &[Rule] = &[
     call!(SYS_socket, NotSupported, &[Is(0, AF_INET6), Is(2, IPPROTO_SCTP)]),
     call!(SYS_socket, NotSupported, &[Is(0, AF_INET), Is(2, IPPROTO_L2TP)]),
     call!(SYS_socket, NotSupported, &[Is(0, AF_INET6), Is(2, IPPROTO_L2TP)]),
+    call!(SYS_socket, NotSupported, &[Is(0, AF_INET), Is(2, IPPROTO_SMC)]),
+    call!(SYS_socket, NotSupported, &[Is(0, AF_INET6), Is(2, IPPROTO_SMC)]),
 ];
 
 #[cfg(target_arch = "x86_64")]

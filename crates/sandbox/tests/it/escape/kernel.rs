@@ -23,6 +23,9 @@ attacks! { Kernel:
     rings_without_set_up, [Seccomp],
         probe(&["io-uring-register"], User).act(),
         "io_uring_register(2) on no ring at all";
+    contexts_of_requests, [Seccomp],
+        probe(&["io-setup"], User).act(),
+        "io_setup(2): takes contexts of asynchronous requests, of which the whole host has one number";
     watching_file_systems, [Seccomp],
         probe(&["fanotify"], User).act(),
         "fanotify_init(2)";

@@ -26,6 +26,9 @@ attacks! { Sockets:
     l2tp_six, [Seccomp],
         probe(&["socket", "10", "2", "115"], User).act(),
         "L2TP over IPv6";
+    smc, [Seccomp],
+        probe(&["socket", "2", "1", "256"], User).act(),
+        "SMC over IPv4, loaded when it is asked for";
     dccp, [Seccomp],
         probe(&["socket", "2", "6", "0"], User).act(),
         "DCCP over IPv4";

@@ -66,6 +66,12 @@ static int uring_register(char **a) {
     return judge("io_uring_register", result);
 }
 
+static int old_requests(char **a) {
+    (void)a;
+    unsigned long context = 0;
+    return judge("io_setup", syscall(SYS_io_setup, 16, &context));
+}
+
 static int fanotify(char **a) {
     (void)a;
     return judge("fanotify_init", syscall(SYS_fanotify_init, 0x200, O_RDONLY));

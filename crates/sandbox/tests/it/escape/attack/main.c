@@ -27,6 +27,7 @@ static const struct {
     {"plant-key", plant_a_key, 1}, {"unlink-key", take_the_key_away, 1},
     {"bpf-program", bpf_program, 0}, {"bpf-walk", bpf_walk, 0}, {"perf", perf_events, 0},
     {"userfaultfd", user_faults, 0}, {"io-uring", uring, 0}, {"io-uring-register", uring_register, 0},
+    {"io-setup", old_requests, 0},
     {"fanotify", fanotify, 0}, {"kexec", kexec, 0}, {"kexec-file", kexec_file, 0}, {"init-module", load_module, 0},
     {"finit-module", load_module_file, 0}, {"delete-module", unload_module, 0}, {"syslog", read_kernel_log, 0},
     {"set-clock", set_clock, 0}, {"acct", accounting, 0}, {"reboot", reboot_command, 0},
