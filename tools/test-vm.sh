@@ -16,7 +16,9 @@ say() { echo "vm: $*"; }
 
 # What runs there: package, and patterns of the names of tests.
 plan='
-sandbox ^limits:: ^confinement:: ^endings::nobody
+sandbox ^limits:: ^confinement:: ^endings::nobody ^escape::survivors::[^t] ^escape::survivors::twice ^escape::resources::a_fork
+sandbox ^escape::resources::a_thread ^escape::resources::a_memory ^escape::resources::memory ^escape::resources::a_limit
+sandbox ^escape::resources::an_open ^escape::resources::each
 nexusd ^vm:: ^run::streams ^run::the_timeout ^limits::a_file
 '
 # Everything that those tests and the sandboxes in them start.
@@ -58,11 +60,15 @@ echo "$plan" | while read -r package patterns; do
         "$program" --list --format terse | sed -n 's/: test$//p' | grep -q "$filter" || continue
     fi
     echo "$package::it $PWD/crates/$package $program $patterns"
-done >"$work/plan"
+done >"$work/lines"
+LC_ALL=C sort -u "$work/lines" >"$work/plan" # with a filter, a package's lines are the same
 least=$(awk '$1 == "vm" { print $2 }' tools/test-floor.txt)
 [ -z "$filter" ] || least=1
+# No compiler is there: the program of the attacks is made here.
+attack=$(tests_of sandbox)
+attack=$("$attack" --exact escape::program::it_compiles --show-output | sed -n 's/^attack program: //p')
 # shellcheck disable=SC2046,SC2086 # lists of words
-tools/vm/root.sh "$root" $programs "$target/debug/nexusd" $(cut -d ' ' -f 3 "$work/plan")
+tools/vm/root.sh "$root" $programs "$attack" "$target/debug/nexusd" $(cut -d ' ' -f 3 "$work/plan" | sort -u)
 cp tools/vm/init.sh "$root/init"
 cp tools/vm/run-tests.sh "$work/plan" "$root/"
 awk '{ print $2 }' "$work/plan" | while read -r directory; do mkdir -p "$root$directory"; done

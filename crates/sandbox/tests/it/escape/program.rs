@@ -41,3 +41,10 @@ pub(crate) fn compiled() -> PathBuf {
     fresh.persist(&program).unwrap();
     program
 }
+
+/// `tools/test-vm.sh` takes the program into the machine in the machine from where this says that it is.
+#[test]
+fn it_compiles() {
+    testkit::require!(Compiler);
+    println!("attack program: {}", compiled().display());
+}

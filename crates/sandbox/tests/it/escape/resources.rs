@@ -5,7 +5,7 @@ use sandbox::{Limit, Limits};
 use super::attack::Control::{Inside, User};
 use super::attack::Layer::{Capabilities, Cgroup, Rlimits, Sizes};
 use super::attack::probe;
-use super::scene::{Setting, within};
+use super::scene::{Setting, in_the_machine, within};
 use crate::bed::{Run, text};
 
 fn few_processes() -> Limits {
@@ -75,7 +75,10 @@ attacks! { Resources:
 /// What an ordinary user's sandboxes have instead of a cgroup counts each of them by itself, and not what else that user runs.
 #[test]
 fn each_sandbox_of_a_user_has_its_own_number_of_processes() {
-    testkit::require!(Root, Bwrap, Compiler);
+    testkit::require!(Root, Bwrap);
+    if !in_the_machine() {
+        testkit::require!(Compiler);
+    }
     let setting = Setting { rootfs: false, ordinary: true };
     within(setting, false, &[], |scene| {
         let many = |count: u32| {

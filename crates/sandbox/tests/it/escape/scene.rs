@@ -18,6 +18,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::thread::UnshareFlags;
 use sandbox::{Driver, LaunchError, Limits, RootSource};
+use testkit::require::Need;
 
 use super::attack::{Layer, Verdict};
 use super::program;
@@ -54,6 +55,11 @@ impl Setting {
         Self { rootfs: true, ordinary: true },
     ];
 
+    /// Those that this machine has.
+    pub(crate) fn here() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|setting| !(setting.rootfs && in_the_machine()))
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match (self.rootfs, self.ordinary) {
             (false, false) => "/usr, root's daemon",
@@ -62,6 +68,11 @@ impl Setting {
             (true, true) => "rootfs, a user's daemon",
         }
     }
+}
+
+/// Whether this is the machine in the machine.
+pub(crate) fn in_the_machine() -> bool {
+    Need::Vm.missing().is_none()
 }
 
 /// The stage, the victim, and what is planted around.

@@ -5,7 +5,7 @@ use super::scene::{Scene, Setting, within};
 
 /// The test of one attack: it is held in every setting that promises so, and its control gets what it wants.
 pub(crate) fn holds(attack: &Attack) {
-    for setting in Setting::ALL {
+    for setting in Setting::here() {
         let verdict = made(attack, setting, &[]);
         let not_promised = setting.ordinary && matches!(attack.user, ForUser::Nothing(_));
         assert_eq!(verdict.is_broken(), not_promised, "{} ({}): {verdict:?}", attack.name, setting.name());
