@@ -196,8 +196,13 @@ async fn what_a_killed_daemon_left_is_ended_by_the_next_one() {
     use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
     let bed = Bed::new();
     let (handle, _stdout, _stderr) = bed.start(Run::sh("true")).await.unwrap();
-    let name = std::fs::read(format!("/proc/{}/cmdline", handle.pid())).unwrap();
-    let name = String::from_utf8(name.split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap();
+    let name = || {
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", handle.pid())).unwrap();
+        String::from_utf8(arguments.split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap()
+    };
+    // Its start is over before its arguments are in place.
+    until("its arguments", || !name().is_empty()).await;
+    let name = name();
     handle.abandon();
     let runtime = bed.dir.path().join("runtime");
     let own = format!("{}/drivers-{}-", runtime.display(), std::process::id());
