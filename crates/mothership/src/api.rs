@@ -32,6 +32,7 @@ use crate::rate::FailureLimit;
 use crate::refusal::{Refusal, RefusalKind};
 use crate::serve::AuthMode;
 use crate::store::Store;
+use crate::tickets::Tickets;
 use crate::token::TokenKeys;
 
 /// What handlers work with.
@@ -43,6 +44,8 @@ pub struct App {
     pub hub: Arc<Hub>,
     /// Who polls.
     pub presence: Arc<Presence>,
+    /// Which polls may claim.
+    pub tickets: Arc<Tickets>,
     /// Signs client certificates.
     pub authority: Arc<Authority>,
     /// Sign and verify directive tokens.

@@ -21,5 +21,6 @@ pub mod secret;
 pub mod serve;
 pub mod server;
 pub mod store;
+pub mod tickets;
 pub mod token;
 pub mod transition;

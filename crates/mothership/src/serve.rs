@@ -221,6 +221,7 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         store: Arc::clone(&store),
         hub: Arc::clone(&hub),
         presence: Arc::new(Presence::new(clock)),
+        tickets: Arc::default(),
         authority,
         keys,
         auth: config.auth,
@@ -289,19 +290,21 @@ async fn first_things(store: &Store, dir: &Path) -> Result<(bool, TokenKeys), Se
             Ok((first, accounts::signing_keys(tx)?))
         })
         .await
-        .map_err(|fault| match fault {
-            Fault::Store(error) => error,
-            // None of the calls above refuses.
-            Fault::Refused(refusal) => {
-                StoreError::Corrupt { what: "the first account", detail: refusal.detail.into_owned() }
-            }
-        })?;
+        .map_err(of_the_store)?;
     if !has_file {
         files::write_atomically(&token_path, format!("{token}\n").as_bytes(), 0o600)
             .map_err(|source| at(&token_path, source))?;
     }
     let keys = TokenKeys::new(&keys).ok_or(ServeError::NoSigningKey)?;
     Ok((first, keys))
+}
+
+/// The failure of a job that refuses nothing.
+fn of_the_store(fault: Fault) -> StoreError {
+    match fault {
+        Fault::Store(error) => error,
+        Fault::Refused(refusal) => StoreError::Corrupt { what: "the start", detail: refusal.detail.into_owned() },
+    }
 }
 
 fn transport(

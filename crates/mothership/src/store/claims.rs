@@ -10,6 +10,7 @@ use super::directives::{self, DirectiveRow};
 use super::territories::Territory;
 use super::{StoreError, Tx};
 use crate::hub::Effect;
+use crate::tickets::Ticket;
 use crate::transition::{Event, Step, step};
 
 /// The reason recorded when a territory's daemon went away from what it ran.
@@ -37,6 +38,18 @@ pub struct Claim {
     pub claim_id: Option<String>,
     /// How long the lease lives without a heartbeat.
     pub lease_ttl: Duration,
+    /// The poll's right to claim; one without an id has it always.
+    pub ticket: Option<Ticket>,
+    /// The daemon that asked, as it was known when the poll came: a poll of one that was replaced since takes nothing.
+    pub instance: Option<Option<String>>,
+}
+
+impl Claim {
+    /// Whether whoever asked is still there to take an answer, as far as is known.
+    fn is_good(&self, territory: &Territory) -> bool {
+        self.ticket.as_ref().is_none_or(Ticket::is_good)
+            && self.instance.as_ref().is_none_or(|asked| *asked == territory.instance_id)
+    }
 }
 
 /// Gives `territory` the oldest directives that it may have: of its account and its profiles, in facilities that are
@@ -49,6 +62,9 @@ pub fn claim(tx: &Tx<'_>, territory: &Territory, claim: &Claim) -> Result<Vec<Le
         && let Some(again) = replay(tx, territory, claim_id)?
     {
         return Ok(again);
+    }
+    if !claim.is_good(territory) {
+        return Ok(Vec::new());
     }
     let held: u32 = tx
         .conn()

@@ -223,3 +223,43 @@ async fn the_oldest_of_the_offered_profiles_comes_first_whatever_waits_before_it
     assert!(poll(&["untrusted"], 5).await.is_empty());
     assert_eq!((bed.state(&fourth).await, bed.state(&younger).await), ("queued".to_owned(), "queued".to_owned()));
 }
+
+fn poll_body(claim: &str) -> serde_json::Value {
+    json!({ "supported_sandbox_profiles": ["untrusted"], "max_directives_to_claim": 1, "claim_id": claim })
+}
+
+/// The end of a held poll's connection may never be seen here (a proxy, a network that vanished).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_whose_claim_was_asked_again_takes_nothing_any_more() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    territory.may_run(10).await;
+    let held = tokio::spawn(answer(territory.poll_request(Some(3), &poll_body("c-1"))));
+    bed.until_waiting(1, 0).await;
+    // A daemon that shuts down: what it is told now is all that it will ever work on.
+    assert!(leases(answer(territory.poll_request(None, &poll_body("c-1"))).await).is_empty());
+    let id = bed.directive().await;
+    assert!(leases(held.await.unwrap()).is_empty(), "taken for nobody");
+    assert_eq!(bed.state(&id).await, "queued");
+    // One that arrives late gets the answer that the claim has.
+    assert!(leases(answer(territory.poll_request(Some(3), &poll_body("c-1"))).await).is_empty());
+    // The control: another claim gets it, and gets it again.
+    for _ in 0..2 {
+        let found = leases(answer(territory.poll_request(Some(3), &poll_body("c-2"))).await);
+        assert_eq!(found.iter().map(|lease| &lease.id).collect::<Vec<_>>(), [&id]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_of_a_daemon_that_was_replaced_takes_nothing_any_more() {
+    let bed = Bed::dev().await;
+    let territory = bed.territory().await;
+    let beat = |instance: &str| json!({ "instance_id": instance, "capacity": { "max_concurrent": 10 } });
+    territory.heartbeat(beat("one")).await;
+    let held = tokio::spawn(answer(territory.poll_request(Some(3), &poll_body("c-1"))));
+    bed.until_waiting(1, 0).await;
+    territory.heartbeat(beat("two")).await;
+    let id = bed.directive().await;
+    assert!(leases(held.await.unwrap()).is_empty(), "taken for a daemon that is gone");
+    assert_eq!(territory.one().await.id, id);
+}

@@ -20,6 +20,7 @@ use crate::server::Peer;
 use crate::store::Hangup;
 use crate::store::claims::{self, Claim, Leased};
 use crate::store::territories::{Caller, Territory, authenticate};
+use crate::tickets::Ticket;
 
 /// A poll is held at most this long, whatever it prefers.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -45,24 +46,32 @@ pub(super) async fn poll(
         )
         .into());
     }
-    let claim = Claim {
+    let mut claim = Claim {
         profiles: poll.supported_sandbox_profiles,
         max: u32::from(poll.max_directives_to_claim),
         claim_id: poll.claim_id.map(|id| id.as_str().to_owned()),
         lease_ttl: app.lease_ttl,
+        ticket: None,
+        instance: None,
     };
-    let (territory, mut leases) = attempt(&app, &caller, &claim).await?;
+    let (territory, mut leases) = attempt(&app, &caller, &mut claim).await?;
+    claim.instance = Some(territory.instance_id.clone());
     let polling = app.presence.polls(&territory.id, &claim.profiles);
     let wait = request::wait(&headers, LONGEST_WAIT).filter(|wait| !wait.is_zero() && polling.beside() < MOST_HELD);
     let mut retry_after = if leases.is_empty() && wait.is_none() { SHORT_POLL_SECONDS } else { 0 };
     let mut held = wait.is_some();
+    let is_good = claim.ticket.as_ref().is_none_or(Ticket::is_good);
     if leases.is_empty()
+        && is_good
         && let Some(wait) = wait
     {
-        leases = hold(&app, &caller, &claim, &territory, Instant::now() + wait).await?;
+        leases = hold(&app, &caller, &mut claim, &territory, Instant::now() + wait).await?;
         if leases.is_empty() && app.shutdown.is_cancelled() {
             (held, retry_after) = (false, SHUTDOWN_SECONDS);
         }
+    }
+    if let Some(ticket) = &claim.ticket {
+        ticket.answered();
     }
     let answer = PollAnswer {
         directives: leases.into_iter().map(|leased| lease(&app, &territory, leased)).collect::<ApiResult<_>>()?,
@@ -81,14 +90,15 @@ pub(super) async fn poll(
 async fn hold(
     app: &App,
     caller: &Caller,
-    claim: &Claim,
+    claim: &mut Claim,
     territory: &Territory,
     deadline: Instant,
 ) -> ApiResult<Vec<Leased>> {
     let place = app.hub.poller(&territory.account_id, &territory.id);
     loop {
-        let (_, leases) = attempt(app, caller, claim).await?;
-        if !leases.is_empty() {
+        let (now, leases) = attempt(app, caller, claim).await?;
+        // A daemon that is still there asks again at once; the one that was replaced is not.
+        if !leases.is_empty() || now.instance_id != territory.instance_id {
             return Ok(leases);
         }
         tokio::select! {
@@ -99,17 +109,23 @@ async fn hold(
     }
 }
 
-/// One claim. The identity is looked up each time: a territory that is disabled meanwhile gets nothing more.
-async fn attempt(app: &App, caller: &Caller, claim: &Claim) -> ApiResult<(Territory, Vec<Leased>)> {
-    let (caller, claim) = (caller.clone(), claim.clone());
-    Ok(app
+/// One claim. The identity is looked up each time: a territory that is disabled meanwhile gets nothing more. The first one
+/// takes the ticket, in the writer's turn, so that claims of the same id are in order.
+async fn attempt(app: &App, caller: &Caller, claim: &mut Claim) -> ApiResult<(Territory, Vec<Leased>)> {
+    let (caller, mut asked, tickets) = (caller.clone(), claim.clone(), Arc::clone(&app.tickets));
+    let (territory, leases, ticket) = app
         .store
         .submit(Hangup::Skip, move |tx| {
             let territory = authenticate(tx.conn(), &caller, tx.now())?;
-            let leases = claims::claim(tx, &territory, &claim)?;
-            Ok((territory, leases))
+            if let (Some(id), None) = (&asked.claim_id, &asked.ticket) {
+                asked.ticket = Some(tickets.take(&territory.id, id));
+            }
+            let leases = claims::claim(tx, &territory, &asked)?;
+            Ok((territory, leases, asked.ticket))
         })
-        .await?)
+        .await?;
+    claim.ticket = ticket;
+    Ok((territory, leases))
 }
 
 fn lease(app: &App, territory: &Territory, leased: Leased) -> ApiResult<DirectiveLease> {
