@@ -25,7 +25,7 @@ use crate::refusal::Fault;
 use crate::secret;
 use crate::server::tls::{self, Presented, TlsError};
 use crate::server::{self, Transport};
-use crate::store::{Store, StoreError, accounts, audit};
+use crate::store::{Store, StoreError, accounts, audit, claims};
 use crate::token::TokenKeys;
 use directory::DirectoryError;
 use listen::{Listen, ServerName, certificate_names};
@@ -209,6 +209,8 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     let authority = Arc::new(Authority::load_or_create(dir)?);
     let store = Arc::new(Store::open(&dir.join(directory::DATABASE), Arc::clone(&hub), clock)?);
     let (first_start, keys) = first_things(&store, dir).await?;
+    let ttl = config.lease_ttl;
+    store.write(move |tx| Ok(claims::after_a_restart(tx, ttl)?)).await.map_err(of_the_store)?;
     let unheard = |source| ServeError::Listen { address: config.listen, source };
     let listener = config.listen.bind().await.map_err(unheard)?;
     let address = listener.local_addr().map_err(unheard)?;

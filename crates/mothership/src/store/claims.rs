@@ -191,6 +191,24 @@ fn parse(spec: &str) -> Result<Value, StoreError> {
         .map_err(|error| StoreError::Corrupt { what: "directives.spec", detail: error.to_string() })
 }
 
+/// How long a lease lives at least after a restart: territories ask every half minute while the mothership is away, and may
+/// have an end to tell.
+const AFTER_A_RESTART: Duration = Duration::from_secs(35);
+
+/// The leases of before a restart, by the clock of this one: nobody could renew them meanwhile, and the wall clock may have
+/// been set. None is over at once, and none lives longer than a new one.
+///
+/// # Errors
+/// The store fails.
+pub fn after_a_restart(tx: &Tx<'_>, lease_ttl: Duration) -> Result<(), StoreError> {
+    let (least, most) = (tx.now().plus(AFTER_A_RESTART.min(lease_ttl)), tx.now().plus(lease_ttl));
+    tx.conn().execute(
+        "UPDATE directives SET lease_expires_at = max(?1, min(lease_expires_at, ?2)) WHERE state IN ('leased', 'running')",
+        params![least.0, most.0],
+    )?;
+    Ok(())
+}
+
 /// Takes back what the lease of which is over: queued again where it had not started, failed where it ran.
 ///
 /// # Errors

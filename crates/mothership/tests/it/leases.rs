@@ -263,3 +263,47 @@ async fn a_poll_of_a_daemon_that_was_replaced_takes_nothing_any_more() {
     assert!(leases(held.await.unwrap()).is_empty(), "taken for a daemon that is gone");
     assert_eq!(territory.one().await.id, id);
 }
+
+/// Territories could not renew their leases while the mothership was away, and may have an end to tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_outlive_the_mothership_s_own_absence() {
+    let mut bed = Bed::with(|config| {
+        config.auth = mothership::serve::AuthMode::Dev;
+        config.lease_ttl = Duration::from_secs(2);
+    })
+    .await;
+    let mut territory = bed.territory().await;
+    territory.may_run(10).await;
+    let (id, left) = (bed.directive().await, bed.directive().await);
+    let lease = territory.one().await;
+    territory.started(&lease).await;
+    territory.started(&territory.one().await).await;
+    bed.stop().await;
+    tokio::time::sleep(Duration::from_millis(2300)).await;
+    bed.start_again().await;
+    territory.url = bed.url();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(territory.finished(&lease).await.0, StatusCode::OK);
+    assert_eq!(bed.state(&id).await, "succeeded");
+    bed.until_state(&left, "failed").await;
+}
+
+/// A clock that is set back while the mothership is away does not make a dead lease live on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_the_future_lives_no_longer_than_a_new_one() {
+    let mut bed = Bed::with(|config| {
+        config.auth = mothership::serve::AuthMode::Dev;
+        config.lease_ttl = Duration::from_secs(1);
+    })
+    .await;
+    let territory = bed.territory().await;
+    let id = bed.directive().await;
+    territory.started(&territory.one().await).await;
+    bed.stop().await;
+    // As if the lease had been given an hour from now.
+    let database = rusqlite::Connection::open(bed.data().join("mothership.db")).unwrap();
+    database.execute("UPDATE directives SET lease_expires_at = lease_expires_at + 3600000000", []).unwrap();
+    drop(database);
+    bed.start_again().await;
+    bed.until_state(&id, "failed").await;
+}
