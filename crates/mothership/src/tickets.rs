@@ -56,7 +56,8 @@ impl Tickets {
             book.looked = Some(now);
             book.known.retain(|_, claim| {
                 let is_old = now.saturating_duration_since(claim.at) >= REMEMBERED;
-                !is_old && !(crowded && claim.answered)
+                let may_go = is_old || (crowded && claim.answered);
+                !may_go
             });
         }
         let entry = book.known.entry(claim.clone()).or_insert(Known { turn: 0, answered: false, at: now });
