@@ -47,13 +47,17 @@ impl Page {
 
     /// The readiness page, once it has this status.
     async fn until_ready(&self, status: &str) -> String {
+        self.ready_within(SOON, status).await
+    }
+
+    async fn ready_within(&self, bound: Duration, status: &str) -> String {
         let began = Instant::now();
         loop {
             let page = self.get("/readyz");
             if page.starts_with(&format!("HTTP/1.1 {status}")) {
                 return page;
             }
-            assert!(began.elapsed() < SOON, "not {status}: {page}");
+            assert!(began.elapsed() < bound, "not {status}: {page}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -135,7 +139,8 @@ async fn a_territory_that_is_not_known_polls_seldom_and_is_not_ready() {
     // From 50 ms on, doubled each time.
     assert!(page.value("nexusd_poll_errors_total") < 12, "{}", page.text());
     page.bed.stub.mend(Endpoint::Poll);
-    page.until_ready("200 OK").await;
+    // On a busy machine it may be at its longest pause by now, 30 s.
+    page.ready_within(Duration::from_secs(40), "200 OK").await;
     assert_eq!(page.bed.ended(id).await.outcome().0, "succeeded");
 }
 

@@ -84,7 +84,8 @@ impl Bed {
         })
     }
 
-    /// The names that the name server was asked for.
+    /// The names that the name server was asked for, but for the one by which the daemon learns what its own network
+    /// translates addresses by (RFC 7050).
     pub(crate) fn asked(&self) -> Vec<String> {
         let addresses = [QueryType::A, QueryType::Aaaa];
         let mut names: Vec<String> = self
@@ -92,7 +93,7 @@ impl Bed {
             .dns()
             .asked()
             .into_iter()
-            .filter(|(_, kind)| addresses.contains(kind))
+            .filter(|(name, kind)| addresses.contains(kind) && name != "ipv4only.arpa")
             .map(|(name, _)| name)
             .collect();
         names.sort();

@@ -35,7 +35,7 @@ async fn what_keeps_it_from_the_mothership_is_said_with_its_mend() {
         (format!("http://{closed}"), None, "nothing listens there", "server_url"),
         (swap(plain.url(), "http:", "https:"), Some(&ca), "does not speak TLS", "http://"),
         (swap(tls.url(), "https:", "http:"), None, "does not speak plain HTTP", "https://"),
-        (tls.url(), Some(&other), "not signed by a CA that is trusted here", "tls.ca_file"),
+        (tls.url(), Some(&other), "not signed by the CA that it names", "tls.ca_file"),
         (elsewhere.url(), Some(&ca), "is for another name", "--tls-name"),
     ] {
         let said = said(&url, trust).await;
