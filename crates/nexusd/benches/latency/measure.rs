@@ -44,6 +44,10 @@ pub(crate) struct Measured {
     pub(crate) rounds: usize,
     /// Plain bubblewrap, fork to exit.
     pub(crate) raw: Samples,
+    /// The shell of every directive, alone: `sh -c true`, fork to exit.
+    pub(crate) shell: Samples,
+    /// One small write at the control plane, from the request to the answer that it is on disk.
+    pub(crate) acknowledged: Samples,
     /// An untrusted `true`, leased to finished.
     pub(crate) untrusted: Samples,
     /// A host `true`, leased to finished.
@@ -85,6 +89,10 @@ async fn one_after_the_other(system: &System, nexusd: &Path, measured: &mut Meas
     let alone = Files::new();
     for round in 0..WARM_UP + measured.rounds {
         let raw = time(&mut plain_bwrap_command());
+        let shell = time(Command::new("/bin/sh").args(["-c", "true"]));
+        let asked = Instant::now();
+        system.facility().await;
+        let acknowledged = asked.elapsed();
         let sandboxed = system.run(&untrusted, "untrusted", "true").await;
         let on_host = system.run(&host, "host", "true").await;
         // `date` writes the moment of its write; what follows keeps the end apart from the first byte.
@@ -99,6 +107,8 @@ async fn one_after_the_other(system: &System, nexusd: &Path, measured: &mut Meas
         }
         let written = SignedDuration::from_nanos(said.trim().parse().unwrap());
         measured.raw.push(raw);
+        measured.shell.push(shell);
+        measured.acknowledged.push(acknowledged);
         measured.untrusted.push(sandboxed.lease_to_end());
         measured.host.push(on_host.lease_to_end());
         measured.leasing.push(sandboxed.queue_to_lease());

@@ -22,6 +22,8 @@ pub(crate) fn table(measured: &Measured) -> String {
     let mut table = Table::default();
     table.line("", "median", "p90", "goal", "");
     table.samples("plain bwrap … /bin/true", &measured.raw, None);
+    table.samples("plain /bin/sh -c true", &measured.shell, None);
+    table.samples("a write acknowledged by the control plane", &measured.acknowledged, None);
     table.samples("untrusted `true`, leased → finished", &measured.untrusted, Some(raw + UNTRUSTED_OVER_RAW));
     table.samples("host `true`, leased → finished", &measured.host, Some(HOST));
     table.samples("queued → leased", &measured.leasing, Some(LEASING));
