@@ -114,9 +114,10 @@ pub(super) async fn facts(daemon: Arc<Daemon>, stop: CancellationToken) {
         if rest.look(seen) {
             rest.gave_back(rest::give_back());
         }
+        let wait = if rest.is_resting() { rest::LOOK_EVERY } else { FACTS_EVERY };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(FACTS_EVERY) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

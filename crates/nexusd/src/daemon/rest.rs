@@ -4,7 +4,12 @@
 //! heartbeat and each scrape brings program text back in. So it is looked at again while no work comes, and given back
 //! again where there is something to gain.
 
+use std::time::Duration;
+
 use tracing::debug;
+
+/// How often a daemon at rest is looked at: a heartbeat brings in 5 MB at once, and none of it is wanted before the next.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What an idle daemon may grow by, in bytes, before it gives back again.
 const SLACK: u64 = 3_000_000;
@@ -37,6 +42,11 @@ impl Rest {
             return false;
         }
         self.floor.is_none_or(|floor| seen.resident > floor.saturating_add(SLACK))
+    }
+
+    /// Whether no work has come since memory was last given back.
+    pub(super) fn is_resting(&self) -> bool {
+        self.floor.is_some()
     }
 
     /// Memory was given back, and this much is still resident.
@@ -85,5 +95,6 @@ mod tests {
         assert!(look(5, false, 13_000_001), "heartbeats brought it back in");
         assert!(!look(5, false, 0), "unreadable");
         assert!(!look(6, false, 20_000_000), "work again");
+        assert!(!rest.is_resting());
     }
 }
