@@ -5,13 +5,13 @@
 #
 #   tools/test-vm.sh [FILTER]     with a filter, a pattern of grep, only tests whose names match it
 #
-# The machine is switched off after 280 s; NEXUS_VM_SECONDS says otherwise.
+# The machine is switched off after 400 s; NEXUS_VM_SECONDS says otherwise.
 set -eu
 umask 022 # what is made here is for every user there
 cd "$(dirname "$0")/.."
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 filter=${1:-}
-seconds=${NEXUS_VM_SECONDS:-280}
+seconds=${NEXUS_VM_SECONDS:-400}
 say() { echo "vm: $*"; }
 
 # What runs there: package, and patterns of the names of tests.

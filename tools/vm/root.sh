@@ -40,7 +40,7 @@ directory() { # the files beneath a directory, but for those that hold one of th
 }
 
 mkdir -p "$root"
-for dir in dev proc sys run tmp root home opt srv mnt var/tmp etc usr/local/bin; do mkdir -p "$root/$dir"; done
+for dir in dev proc sys run tmp root home opt srv mnt var/tmp var/opt etc/opt usr/local/bin; do mkdir -p "$root/$dir"; done
 chmod 1777 "$root/tmp" "$root/var/tmp"
 # As on the host: links where / and /usr are one.
 for dir in bin sbin lib lib32 lib64 libx32; do
