@@ -38,13 +38,10 @@ fn run(plan: &Plan) -> ! {
     // Best effort: a kernel without the file has no such score.
     file::write_file(c"/proc/self/oom_score_adj", OOM_SCORE).best_effort();
     os::become_command(STDOUT, STDERR);
-    landlock::restrict(&plan.writable);
-    // The daemon says that it is in force, so without it nothing runs.
-    if plan.processes > 0
-        && let Err(error) = os::limit_processes(plan.processes)
-    {
-        complain(&format!("nexus: the limit of processes: {error}"));
-        os::exit(126);
+    // The daemon says that these are in force, so without them nothing runs.
+    in_force("Landlock", landlock::restrict(&plan.writable));
+    if plan.processes > 0 {
+        in_force("the limit of processes", os::limit_processes(plan.processes));
     }
     // Frames have no NUL bytes in texts, so every one is a string.
     let string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
@@ -55,4 +52,11 @@ fn run(plan: &Plan) -> ! {
     complain(&format!("nexus: {}: {error}", String::from_utf8_lossy(&plan.shell)));
     // As shells do: 127 when there is no such program, 126 when it cannot be run.
     os::exit(if error == Errno::ENOENT { 127 } else { 126 })
+}
+
+fn in_force(what: &str, done: Result<(), Errno>) {
+    if let Err(error) = done {
+        complain(&format!("nexus: {what}: {error}"));
+        os::exit(126);
+    }
 }

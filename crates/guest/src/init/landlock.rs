@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::ptr::null;
 
 use super::file::{self, Fd};
-use super::sys::{BestEffort, call};
+use super::sys::{BestEffort, Errno, call};
 
 /// What changes a tree: WRITE_FILE, REMOVE_DIR, REMOVE_FILE, and MAKE_* for each kind of file.
 const WRITES: u64 = 1 << 1 | 0b1_1111_1111 << 4;
@@ -27,26 +27,29 @@ struct PathBeneath {
     parent: i32,
 }
 
-/// Restricts this process and its descendants to write beneath `writable` alone. An empty list restricts nothing. Best
-/// effort: it is the second of two locks, and the daemon reports whether the kernel has it.
-pub(crate) fn restrict(writable: &[Vec<u8>]) {
+/// Restricts this process and its descendants to write beneath `writable` alone. An empty list restricts nothing, and a
+/// kernel without Landlock does not either: the daemon reports that there is none. Where there is, it reports that it is in
+/// force, so that anything that keeps it from being so is an error.
+pub(crate) fn restrict(writable: &[Vec<u8>]) -> Result<(), Errno> {
     if writable.is_empty() {
-        return;
+        return Ok(());
     }
     // SAFETY: a query by version takes no memory.
-    let Ok(abi) = (unsafe { call!(LANDLOCK_CREATE_RULESET, null::<u8>(), 0_usize, VERSION_QUERY) }) else { return };
+    let Ok(abi) = (unsafe { call!(LANDLOCK_CREATE_RULESET, null::<u8>(), 0_usize, VERSION_QUERY) }) else {
+        return Ok(());
+    };
     if abi < 1 {
-        return;
+        return Ok(());
     }
     let handled = WRITES | if abi >= 2 { REFER } else { 0 } | if abi >= 3 { TRUNCATE } else { 0 };
     // SAFETY: the first member of struct landlock_ruleset_attr is what is handled; its size says that no more follows.
     let ruleset = unsafe { call!(LANDLOCK_CREATE_RULESET, &raw const handled, size_of::<u64>(), 0) };
-    let Ok(ruleset) = Fd::from_call(ruleset) else { return };
+    let ruleset = Fd::from_call(ruleset)?;
     for path in writable {
         allow(&ruleset, path, handled);
     }
     // SAFETY: no memory is passed; no-new-privs is set by the sandbox already.
-    unsafe { call!(LANDLOCK_RESTRICT_SELF, ruleset.0, 0) }.best_effort();
+    unsafe { call!(LANDLOCK_RESTRICT_SELF, ruleset.0, 0) }.map(drop)
 }
 
 /// A tree that does not exist needs no rule.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -39,12 +40,19 @@ struct Helper {
 
 impl Helper {
     fn start(plan: Plan) -> Self {
+        Self::start_by(&[], plan)
+    }
+
+    /// By a program that becomes the one which its last arguments name.
+    fn start_by(by: &[&str], plan: Plan) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let path = install(&dir);
         let (control, theirs) = UnixStream::pair().unwrap();
         control.set_read_timeout(Some(LIMIT)).unwrap();
         let mut child = Command::new("sh")
-            .args(["-c", "exec \"$0\" host 3<&0 4>&1 5>&2 0</dev/null"])
+            .args(["-c", "exec \"$@\" host 3<&0 4>&1 5>&2 0</dev/null", "sh"])
+            .args(by)
             .arg(path)
             .current_dir(dir.path())
             .stdin(OwnedFd::from(theirs))
@@ -119,6 +127,25 @@ impl Helper {
 fn sh(script: impl Into<Vec<u8>>) -> Plan {
     let environment = vec![b"PATH=/usr/bin:/bin".to_vec()];
     Plan { shell: b"/bin/sh".to_vec(), script: script.into(), environment, ..Plan::default() }
+}
+
+/// What is reported as in force is, or nothing runs: Landlock refuses whoever could still gain privileges.
+#[test]
+fn without_a_layer_that_the_kernel_has_nothing_runs() {
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let run = |writable: Vec<Vec<u8>>| {
+        let by = if root { &user[..] } else { &[] };
+        let mut helper = Helper::start_by(by, Plan { writable, ..sh("echo ran") });
+        assert_eq!(helper.hear(), Frame::Ready);
+        helper.say(&Frame::Release);
+        helper.end()
+    };
+    let ran = (How::Code(0), "ran\n".to_owned(), String::new());
+    assert_eq!(run(Vec::new()), ran);
+    let there = std::fs::read_to_string("/proc/kallsyms").unwrap().contains("sys_landlock_create_ruleset");
+    let refused = (How::Code(126), String::new(), "nexus: Landlock: Operation not permitted\n".to_owned());
+    assert_eq!(run(vec![b"/tmp".to_vec()]), if there { refused } else { ran });
 }
 
 #[test]
