@@ -196,6 +196,15 @@ impl Mothership {
         self.inner.reach.ready(|| self.probe()).await;
     }
 
+    /// As [`Mothership::ready`], for the few calls that nothing waits in line with: they go out the moment it is back.
+    pub async fn up(&self) {
+        tokio::select! {
+            biased;
+            () = self.ready() => {}
+            () = self.reach().changed_from(true) => {}
+        }
+    }
+
     /// Calls, failures and retries since the start.
     #[must_use]
     pub fn counts(&self) -> CallCounts {

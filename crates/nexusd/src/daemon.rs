@@ -41,6 +41,10 @@ mod root;
 /// How long flushing may take after the last directive has ended.
 pub const FLUSH_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long the first poll waits for an answer to the first heartbeat: a server may have polls that work and heartbeats that
+/// do not.
+const INTRODUCED_WITHIN: Duration = Duration::from_secs(30);
+
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -105,6 +109,8 @@ pub struct Daemon {
     stopping: watch::Sender<bool>,
     /// What readiness depends on.
     facts: watch::Sender<ReadyFacts>,
+    /// True once the mothership has answered a heartbeat of this start.
+    introduced: watch::Sender<bool>,
     /// When the mothership last answered, and when the daemon began.
     began: Instant,
     _lock: sys::lock::LockFile,
@@ -199,6 +205,7 @@ async fn bring_up(
             heartbeat_interval,
             shutting_down: false,
         }),
+        introduced: watch::Sender::new(false),
         began: Instant::now(),
         _lock: lock,
     });
@@ -271,6 +278,13 @@ impl Daemon {
             wait: self.engine.config.poll.long_poll_timeout,
             backoff: self.engine.config.poll.retry_backoff,
         };
+        // What is leased before the mothership knows this start would be taken for an earlier one's.
+        let mut introduced = self.introduced.subscribe();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(INTRODUCED_WITHIN) => {}
+            _ = introduced.wait_for(|introduced| *introduced) => {}
+        }
         poll_until(&self.mothership, &self.slots, &self.metrics, &stop, offer, |claimed| self.begin(claimed)).await;
     }
 

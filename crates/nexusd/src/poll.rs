@@ -2,19 +2,22 @@
 //!
 //! Every claim carries a fresh `claim_id`; while its answer is lost, the same claim is asked again, so that the
 //! server gives the same leases again instead of leaving them to expire. At shutdown a claim that may have been
-//! granted is asked for once more and what comes of it is released.
+//! granted is asked for once more and what comes of it is released. Of a server that has not shown yet that it knows
+//! claims by their id, an answer that is under way is awaited first: asked again it might lease more.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use conduits::{ClaimId, DirectiveLease, PollAnswer, PollRequest, SandboxProfile};
+use conduits::{
+    ClaimId, DirectiveLease, FinishedRequest, FinishedStatus, PollAnswer, PollRequest, SandboxProfile, StartedRequest,
+};
 use rand::RngExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::client::{CallError, Held, Mothership, token};
+use crate::client::{CallError, Deadline, DirectiveCalls, Held, Mothership, token};
 use crate::directive::lease::{BootTime, Lease};
 use crate::observe::metrics::{Metrics, PollResult};
 
@@ -28,8 +31,20 @@ const MOST_PER_POLL: usize = 5;
 /// The longest pause between two polls, whatever the server asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// How long the shutdown waits for the answer to a claim that it must give back.
+/// How long the shutdown waits for the answer to a claim that it must give back, and again for giving it back.
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long polls ask to be held until the server has shown that it holds them: shorter than [`GIVE_BACK_WITHIN`].
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// First pause after a failed poll; doubles up to [`LONGEST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+
+/// Longest pause between two tries while the mothership answers others.
+const LONGEST_RETRY: Duration = Duration::from_millis(1500);
+
+/// `artifacts_manifest.reason` of a claim that a server without releases gets back.
+const GIVEN_BACK: &str = "nexusd_given_back";
 
 /// What polling needs to know.
 #[derive(Debug, Clone)]
@@ -83,11 +98,9 @@ pub async fn poll_until(
             max_directives_to_claim: u8::try_from(free.len()).unwrap_or(1),
             claim_id: Some(ClaimId::generate()),
         };
-        let Some((asked, polled)) = claim(mothership, &request, &settings, metrics, stop).await else {
-            if knows_additions {
-                give_back(mothership, &request).await;
-            }
-            return;
+        let (asked, polled) = match claim(mothership, &request, &settings, metrics, stop, knows_additions).await {
+            Claim::Answered(asked, polled) => (asked, polled),
+            Claim::Stopped(late) => return give_back(mothership, &request, late).await,
         };
         knows_additions |= polled.wait_applied;
         for lease in &polled.answer.unusable {
@@ -96,6 +109,7 @@ pub async fn poll_until(
         let mut wait = pause_after(&polled, settings.backoff);
         let ttl = Duration::from_secs(polled.answer.lease_ttl_seconds);
         let mut usable = polled.answer.unusable.is_empty();
+        let mut too_many = Vec::new();
         for lease in polled.answer.directives {
             if let Err(why) = token::check(&lease.directive_token) {
                 // Without a token there is no call about it, not even its release.
@@ -104,12 +118,14 @@ pub async fn poll_until(
                 continue;
             }
             let Some(slot) = free.pop() else {
-                warn!(directive = %lease.directive_id, "the server leased more than was asked for: left to expire");
+                warn!(directive = %lease.directive_id, "the server leased more than was asked for: given back");
+                too_many.push(lease);
                 continue;
             };
             hand_over(Claimed { lease, clock: Lease::new(ttl, asked), slot });
         }
         drop(free);
+        give_all_back(mothership, too_many).await;
         if !usable {
             // A server that gives nothing but such leases gives them at once, for ever.
             wait = wait.max(jittered(settings.backoff));
@@ -120,30 +136,76 @@ pub async fn poll_until(
     }
 }
 
-/// Asks until there is an answer, with the same claim id each time: a lost answer is given again. `None` when it is
-/// time to stop, with the claim in the air.
+/// What came of a claim.
+enum Claim {
+    /// An answer, and when it was asked for.
+    Answered(BootTime, Held<PollAnswer>),
+    /// It is time to stop.
+    Stopped(Late),
+}
+
+/// What a claim came to that nobody will work on.
+enum Late {
+    /// It was not made.
+    Nothing,
+    /// Its answer came.
+    Answer(PollAnswer),
+    /// It may have been granted: no answer came.
+    Unknown,
+}
+
+/// Asks until there is an answer, with the same claim id each time: a lost answer is given again.
 async fn claim(
     mothership: &Mothership,
     request: &PollRequest,
     settings: &PollSettings,
     metrics: &Metrics,
     stop: &CancellationToken,
-) -> Option<(BootTime, Held<PollAnswer>)> {
-    let wait = (!settings.wait.is_zero()).then_some(settings.wait);
+    knows_additions: bool,
+) -> Claim {
+    let longest = if knows_additions { settings.wait } else { settings.wait.min(FIRST_WAIT) };
+    let wait = (!longest.is_zero()).then_some(longest);
+    let mut retry = FIRST_RETRY;
+    let late = |unanswered| if unanswered { Late::Unknown } else { Late::Nothing };
+    let mut unanswered = false;
     let mut failing = Failing::default();
     loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Claim::Stopped(late(unanswered)),
+            () = mothership.up() => {}
+        }
         let asked = BootTime::now();
+        let mut poll = std::pin::pin!(mothership.poll(request, wait));
         let polled = tokio::select! {
             biased;
-            () = stop.cancelled() => return None,
-            polled = mothership.poll(request, wait) => polled,
+            () = stop.cancelled() => {
+                if knows_additions {
+                    return Claim::Stopped(Late::Unknown);
+                }
+                return Claim::Stopped(match timeout(GIVE_BACK_WITHIN, poll).await {
+                    Ok(Ok(polled)) => Late::Answer(polled.answer),
+                    Ok(Err(_)) | Err(_) => Late::Unknown,
+                });
+            }
+            polled = &mut poll => polled,
+            // A connection may be dead without saying so: others find out first, and this poll is asked again.
+            () = mothership.reach().changed_from(false), if knows_additions => {
+                unanswered = true;
+                continue;
+            }
         };
         metrics.polled(poll_result(&polled));
         match polled {
-            Ok(polled) => return Some((asked, polled)),
+            Ok(polled) => return Claim::Answered(asked, polled),
             Err(error) => {
                 failing.again(&error);
-                pause(pause_after_error(&error, failing.backoff(settings.backoff)), stop).await?;
+                unanswered |= matches!(error, CallError::Unavailable { .. } | CallError::Nonsense { .. });
+                let wait = pause_after_error(&error, failing.backoff(settings.backoff), retry);
+                if pause(wait, stop).await.is_none() {
+                    return Claim::Stopped(late(unanswered));
+                }
+                retry = (retry * 2).min(LONGEST_RETRY);
             }
         }
     }
@@ -190,8 +252,13 @@ fn pause_after(polled: &Held<PollAnswer>, backoff: Duration) -> Duration {
     }
 }
 
-fn pause_after_error(error: &CallError, backoff: Duration) -> Duration {
-    jittered(error.retry_after().unwrap_or(backoff).min(LONGEST_PAUSE))
+/// A server that fails is asked again soon, in the rhythm of all other calls; one that refuses, in its own time.
+fn pause_after_error(error: &CallError, backoff: Duration, retry: Duration) -> Duration {
+    let unasked = match error {
+        CallError::Unavailable { .. } | CallError::Nonsense { .. } => retry.min(backoff),
+        _ => backoff,
+    };
+    jittered(error.retry_after().unwrap_or(unasked).min(LONGEST_PAUSE))
 }
 
 /// Up to a tenth more, so that a fleet does not move in step.
@@ -208,25 +275,48 @@ fn poll_result(polled: &Result<Held<PollAnswer>, CallError>) -> PollResult {
 }
 
 /// The poll in flight when the daemon stops may have been granted: the same claim tells, and is released.
-async fn give_back(mothership: &Mothership, request: &PollRequest) {
-    match timeout(GIVE_BACK_WITHIN, mothership.poll(request, None)).await {
-        Ok(Ok(polled)) => {
-            for lease in polled.answer.directives {
-                let calls = mothership.directive(lease.directive_id.clone(), lease.directive_token);
-                match timeout(GIVE_BACK_WITHIN, calls.release()).await {
-                    Ok(Ok(_)) => info!(directive = %lease.directive_id, "released at shutdown"),
-                    Ok(Err(error)) => {
-                        warn!(directive = %lease.directive_id, %error, "not released at shutdown: its lease will expire");
-                    }
-                    Err(_) => {
-                        warn!(directive = %lease.directive_id, "not released in time at shutdown: its lease will expire");
-                    }
+async fn give_back(mothership: &Mothership, request: &PollRequest, late: Late) {
+    let answer = match late {
+        Late::Nothing => return,
+        Late::Answer(answer) => answer,
+        Late::Unknown => {
+            let again = || mothership.poll(request, None);
+            match mothership.with_retry(Deadline::within(GIVE_BACK_WITHIN), again).await {
+                Ok(polled) => polled.answer,
+                Err(error) => {
+                    warn!(%error, "the last claim could not be asked for again: what it may have leased will expire");
+                    return;
                 }
             }
         }
-        Ok(Err(error)) => warn!(%error, "the last claim could not be asked for again"),
-        Err(_) => warn!("the last claim could not be asked for again in time"),
+    };
+    give_all_back(mothership, answer.directives).await;
+}
+
+async fn give_all_back(mothership: &Mothership, leases: Vec<DirectiveLease>) {
+    for lease in leases {
+        let calls = mothership.directive(lease.directive_id.clone(), lease.directive_token);
+        match give_one_back(&calls).await {
+            Ok(()) => info!(directive = %lease.directive_id, "given back"),
+            Err(error) => warn!(directive = %lease.directive_id, %error, "not given back: its lease will expire"),
+        }
     }
+}
+
+/// Releases a lease; a server that does not know releases is told that nothing will come of it.
+async fn give_one_back(calls: &DirectiveCalls) -> Result<(), CallError> {
+    let (mothership, within) = (calls.mothership(), || Deadline::within(GIVE_BACK_WITHIN));
+    match mothership.with_retry(within(), || calls.release()).await {
+        // Released already, by a call whose answer was lost.
+        Ok(_) | Err(CallError::Conflict(_)) => return Ok(()),
+        Err(CallError::NotFound(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let started = StartedRequest::default();
+    mothership.with_retry(within(), || calls.started(&started)).await?;
+    let mut finished = FinishedRequest::new(FinishedStatus::Failed);
+    finished.artifacts_manifest.insert("reason".into(), GIVEN_BACK.into());
+    mothership.with_retry(within(), || calls.finished(&finished)).await.map(drop)
 }
 
 #[cfg(test)]
@@ -248,5 +338,28 @@ mod tests {
         within(pause_after(&polled(false, None), backoff), 2, 2.2);
         within(pause_after(&polled(false, Some(86_400)), backoff), 300, 330.0);
         assert_eq!(pause_after(&polled(false, Some(0)), backoff), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_failure_is_followed_soon_and_a_refusal_in_its_own_time() {
+        let (backoff, retry) = (Duration::from_secs(2), Duration::from_millis(400));
+        let down = |after: Option<u64>| CallError::Unavailable {
+            retry_after: after.map(Duration::from_secs),
+            why: String::new(),
+        };
+        let limited = |after: Option<u64>| CallError::RateLimited {
+            retry_after: after.map(Duration::from_secs),
+            said: crate::client::Said::default(),
+        };
+        for (error, expected) in [
+            (down(None), 0.4),
+            (down(Some(7)), 7.0),
+            (limited(None), 2.0),
+            (limited(Some(900)), 300.0),
+            (CallError::Forbidden(crate::client::Said::default()), 2.0),
+        ] {
+            let wait = pause_after_error(&error, backoff, retry).as_secs_f64();
+            assert!(wait >= expected && wait <= expected * 1.1, "{error}: {wait}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::Daemon;
 use super::rest::{self, Rest, Seen};
+use crate::client::CallError;
 use crate::observe::ready::ReadyFacts;
 
 /// The server may ask for heartbeats this often at most, and this seldom at least.
@@ -25,9 +26,13 @@ const UNHEALTHY_CHECK: Duration = Duration::from_secs(15);
 /// How often readiness is looked at besides.
 const FACTS_EVERY: Duration = Duration::from_secs(5);
 
-/// The first heartbeat; a mothership that cannot be reached now is told by the next one.
+/// Pause before a heartbeat that failed is sent again, where the server does not say.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// The first heartbeat; a mothership that cannot be reached now is told as soon as it can.
 pub(super) async fn first(daemon: &Daemon) -> Rhythm {
-    let mut rhythm = Rhythm { interval: daemon.engine.config.territory_heartbeat.interval, warned_of_version: false };
+    let interval = daemon.engine.config.territory_heartbeat.interval;
+    let mut rhythm = Rhythm { interval, next: interval, warned_of_version: false };
     rhythm.beat(daemon).await;
     rhythm
 }
@@ -36,22 +41,38 @@ pub(super) async fn first(daemon: &Daemon) -> Rhythm {
 #[derive(Debug)]
 pub(super) struct Rhythm {
     interval: Duration,
+    /// Until the next one.
+    next: Duration,
     warned_of_version: bool,
 }
 
 /// Sends the territory heartbeats after the first until `stop`.
 pub(super) async fn territory(daemon: Arc<Daemon>, mut rhythm: Rhythm, stop: CancellationToken) {
     loop {
+        let due = async {
+            tokio::time::sleep(rhythm.next).await;
+            daemon.mothership.up().await;
+        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(rhythm.interval) => rhythm.beat(&daemon).await,
+            () = due => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = rhythm.beat(&daemon) => {}
         }
     }
 }
 
 impl Rhythm {
     async fn beat(&mut self, daemon: &Daemon) {
-        if let Some(answer) = send(daemon).await {
+        let answered = send(daemon).await;
+        self.next = next_after(&answered, self.interval);
+        // A refusal is an answer too: asked sooner it would not be another one.
+        if !matches!(&answered, Err(error) if error.is_transient()) {
+            daemon.introduced.send_replace(true);
+        }
+        if let Ok(answer) = answered {
             self.interval = next_interval(&answer, daemon.engine.config.territory_heartbeat.interval);
             if !self.warned_of_version && too_old(&answer) {
                 self.warned_of_version = true;
@@ -65,19 +86,26 @@ impl Rhythm {
                 debug!(latest = answer.latest_version.as_deref().unwrap_or_default(), "a newer nexusd exists");
             }
             daemon.removals.ask(answer.removed_facility_ids);
+            self.next = self.interval;
         }
         daemon.publish(self.interval);
     }
 }
 
-async fn send(daemon: &Daemon) -> Option<TerritoryHeartbeatAnswer> {
-    match daemon.mothership.territory_heartbeat(&request(daemon)).await {
-        Ok(answer) => Some(answer),
-        Err(error) => {
-            daemon.metrics.heartbeat_errors.inc();
-            warn!(%error, "the territory's heartbeat failed");
-            None
-        }
+async fn send(daemon: &Daemon) -> Result<TerritoryHeartbeatAnswer, CallError> {
+    let answered = daemon.mothership.territory_heartbeat(&request(daemon)).await;
+    if let Err(error) = &answered {
+        daemon.metrics.heartbeat_errors.inc();
+        warn!(%error, "the territory's heartbeat failed");
+    }
+    answered
+}
+
+/// When the next heartbeat is due: what passes is asked again soon, for the first one tells what an earlier start left.
+fn next_after(answered: &Result<TerritoryHeartbeatAnswer, CallError>, interval: Duration) -> Duration {
+    match answered {
+        Err(error) if error.is_transient() => error.retry_after().unwrap_or(AFTER_FAILURE).max(AFTER_FAILURE),
+        _ => interval,
     }
 }
 
@@ -216,6 +244,25 @@ mod tests {
         let ask = |seconds| TerritoryHeartbeatAnswer { next_heartbeat_interval_seconds: seconds, ..Default::default() };
         for (asked, expected) in [(None, 30), (Some(60), 60), (Some(0), 5), (Some(1), 5), (Some(86_400), 300)] {
             assert_eq!(next_interval(&ask(asked), configured), Duration::from_secs(expected), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_heartbeat_is_sent_again_soon_and_when_the_server_says() {
+        let interval = Duration::from_secs(30);
+        let down = |after: Option<u64>| CallError::Unavailable {
+            retry_after: after.map(Duration::from_secs),
+            why: String::new(),
+        };
+        let refused = CallError::Unauthorized(crate::client::Said::default());
+        for (answered, expected) in [
+            (Ok(TerritoryHeartbeatAnswer::default()), 30),
+            (Err(down(None)), 1),
+            (Err(down(Some(0))), 1),
+            (Err(down(Some(45))), 45),
+            (Err(refused), 30),
+        ] {
+            assert_eq!(next_after(&answered, interval), Duration::from_secs(expected), "{answered:?}");
         }
     }
 

@@ -12,12 +12,16 @@ use tracing::{debug, warn};
 use super::lease::{BootTime, Lease};
 use super::report::MothershipDesk;
 use super::stop::StopSwitch;
+use crate::client::CallError;
 
 /// A directive that is over sooner than this costs no heartbeat at all.
 const FIRST_HEARTBEAT_AFTER: Duration = Duration::from_millis(100);
 
-/// How long to wait after a heartbeat that failed for a passing reason.
+/// How long to wait after a heartbeat that failed for a passing reason, where the server does not say.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// No two heartbeats follow each other faster after a failure.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends heartbeats until the lease is lost or the future dropped; turns `stop` on a cancel and on the loss.
 pub async fn keep_lease(desk: &MothershipDesk, stop: &StopSwitch) {
@@ -26,6 +30,7 @@ pub async fn keep_lease(desk: &MothershipDesk, stop: &StopSwitch) {
     let hold = desk.heartbeat.min(lease.ttl() / 3);
     sleep(FIRST_HEARTBEAT_AFTER).await;
     loop {
+        desk.calls.mothership().up().await;
         let sent = (Instant::now(), BootTime::now());
         let request =
             DirectiveHeartbeatRequest { progress: Map::new(), last_output_seq: None, now: Some(Timestamp::now()) };
@@ -51,7 +56,7 @@ pub async fn keep_lease(desk: &MothershipDesk, stop: &StopSwitch) {
             Err(error) => {
                 desk.metrics.heartbeat_errors.inc();
                 debug!(%error, "a heartbeat failed");
-                sleep(AFTER_FAILURE.min(hold)).await;
+                sleep(pause_after(&error, hold, lease.left(BootTime::now()))).await;
             }
         }
     }
@@ -60,6 +65,11 @@ pub async fn keep_lease(desk: &MothershipDesk, stop: &StopSwitch) {
 /// After an answer that was held the next call goes out at once; after a cancel nothing more can come of asking.
 fn next_beat(sent: Instant, hold: Duration, at_once: bool) -> Instant {
     if at_once { sent } else { sent + hold }
+}
+
+/// The server's `Retry-After`, but never so long that the lease runs out over it.
+fn pause_after(error: &CallError, hold: Duration, left: Duration) -> Duration {
+    error.retry_after().map_or(AFTER_FAILURE.min(hold), |asked| asked.min(left / 2)).max(SHORTEST_PAUSE)
 }
 
 /// Without an accepted heartbeat for the lease's whole time somebody else may have been given the directive.
@@ -73,5 +83,24 @@ pub async fn expire(lease: &Lease, stop: &StopSwitch) {
         }
         // Re-read at least every second: the timer's clock stands still while the machine sleeps.
         sleep(left.min(Duration::from_secs(1))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Said;
+
+    #[test]
+    fn retry_after_is_obeyed_within_the_lease() {
+        let seconds = Duration::from_secs;
+        let limited =
+            |after: Option<u64>| CallError::RateLimited { retry_after: after.map(seconds), said: Said::default() };
+        let pause = |after, left| pause_after(&limited(after), seconds(10), seconds(left));
+        assert_eq!(pause(Some(20), 300), seconds(20));
+        assert_eq!(pause(Some(300), 290), seconds(145), "asked again while there is a lease to renew");
+        assert_eq!(pause(None, 300), AFTER_FAILURE);
+        assert_eq!(pause(Some(0), 300), SHORTEST_PAUSE);
+        assert_eq!(pause_after(&limited(None), Duration::from_millis(300), seconds(1)), Duration::from_millis(300));
     }
 }

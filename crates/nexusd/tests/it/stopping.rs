@@ -117,3 +117,42 @@ fn a_second_daemon_on_the_same_folder_is_refused() {
     let said = second.text(Output::Stderr);
     assert!(said.contains("another nexusd already works in"), "{said}");
 }
+
+/// The daemon does not know yet that the server gives the same leases again: it waits for the answer, and gives back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_very_first_poll_brings_too_late_is_given_back() {
+    require!(Bwrap);
+    for (options, end) in [(StubOptions::full(), "queued"), (StubOptions::plain(), "failed")] {
+        let stub = Stub::start(options);
+        let slow = FaultKind::DelayAnswer(Duration::from_millis(700));
+        stub.fail(Endpoint::Poll, Fault::once(slow));
+        let dir = WorkDir::new();
+        let config = format!("server_url: \"{}\"\nterritory_id: t-1\nwork_dir: ./w\nmin_free_bytes: 0\n", stub.url());
+        dir.write("config.yaml", config);
+        let id = stub.queue(json!({"facility": {"id": "f"}, "command": "true"}));
+        let mut daemon = Process::start(nexusd().arg("-config").arg(dir.join("config.yaml")));
+        stub.in_state(&id, conduits::DirectiveState::Leased, SOON).await;
+        daemon.signal(Signal::TERM);
+        assert!(daemon.wait(SOON).success());
+        assert_eq!(stub.directive(&id).state.as_str(), end, "{}", daemon.text(Output::Stderr));
+    }
+}
+
+/// The answer to the very first poll was lost: it may have been a lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_claim_whose_answer_was_lost_is_asked_for_again_and_given_back() {
+    require!(Bwrap);
+    let stub = Stub::start(StubOptions::full());
+    // A lost answer, and nothing but refusals until the daemon is asked to stop.
+    stub.fail(Endpoint::Poll, Fault::once(FaultKind::DropAfter));
+    stub.fail(Endpoint::Poll, Fault::times(3, FaultKind::Status(503, None)));
+    let dir = WorkDir::new();
+    let config = format!("server_url: \"{}\"\nterritory_id: t-1\nwork_dir: ./w\nmin_free_bytes: 0\n", stub.url());
+    dir.write("config.yaml", config);
+    let id = stub.queue(json!({"facility": {"id": "f"}, "command": "true"}));
+    let mut daemon = Process::start(nexusd().arg("-config").arg(dir.join("config.yaml")));
+    stub.in_state(&id, conduits::DirectiveState::Leased, SOON).await;
+    daemon.signal(Signal::TERM);
+    assert!(daemon.wait(SOON).success());
+    assert_eq!(stub.directive(&id).state.as_str(), "queued", "{}", daemon.text(Output::Stderr));
+}
