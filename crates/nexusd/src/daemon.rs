@@ -45,6 +45,9 @@ pub const FLUSH_WITHIN: Duration = Duration::from_secs(10);
 /// do not.
 const INTRODUCED_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long a command that has ended may take to become a report at a shutdown without a mothership.
+const COLLECT_WITHIN: Duration = Duration::from_secs(5);
+
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -246,11 +249,13 @@ async fn end(background: &TaskTracker, daemon: Option<&Daemon>, give_up: &Cancel
     give_up.cancel();
     background.close();
     let flushed = async {
-        background.wait().await;
         if let Some(daemon) = daemon {
+            // What still waited for the mothership writes its end into the outbox now.
+            daemon.directives.wait().await;
             daemon.engine.tasks.close();
             daemon.engine.tasks.wait().await;
         }
+        background.wait().await;
     };
     if tokio::time::timeout(FLUSH_WITHIN, flushed).await.is_err() {
         warn!("some background work did not end in time; what is on disk is sent at the next start");
@@ -324,6 +329,7 @@ impl Daemon {
             give_up: self.give_up.clone(),
             metrics: Arc::clone(&self.metrics),
             running: watch::Sender::new(false),
+            started: std::sync::OnceLock::new(),
         }));
         let order = Order { id: id.clone(), spec: lease.spec, folder: None, input: None, received: Instant::now() };
         let daemon = Arc::clone(self);
@@ -375,9 +381,17 @@ impl Daemon {
         let last = CANCEL_GRACE + SHIP_WITHIN;
         tokio::select! {
             () = self.directives.wait() => {}
+            () = self.nobody_answers() => warn!("the mothership does not answer; what it was not told is sent at the next start"),
             () = tokio::time::sleep(last) => warn!("some directives did not end in time; their reports are sent at the next start"),
             () = signals.again() => warn!("a further signal: reports that are not sent yet are sent at the next start"),
         }
+    }
+
+    /// Completes once the commands have had their grace while the mothership cannot be reached: what they printed and how they
+    /// ended is on disk, and waiting for it longer only keeps whoever stops the daemon waiting.
+    async fn nobody_answers(&self) {
+        tokio::time::sleep(CANCEL_GRACE + COLLECT_WITHIN).await;
+        self.mothership.reach().changed_from(false).await;
     }
 
     fn cancel_all(&self, why: &str) {

@@ -45,6 +45,7 @@ use crate::client::DirectiveCalls;
 pub(crate) use checksum::checksum;
 pub use overflow::{Overflow, OverflowFile};
 pub use recover::{Leftover, SetAside, recover};
+pub(crate) use spool::boot_id;
 
 /// Commands to the pump that may wait in line.
 const COMMAND_QUEUE: usize = 64;

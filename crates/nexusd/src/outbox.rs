@@ -1,7 +1,9 @@
 //! Reports that must arrive: `started` and `finished`, durable before they are sent.
 //!
 //! Promises: a report is on disk (written over a slot and synced; or written to a temporary file, synced, renamed, the
-//! folder synced) before the first byte of it leaves; it stays there until the mothership acknowledges it or refuses it for good; what a crash or power cut left is
+//! folder synced) before the first byte of it leaves; an end stays there until the mothership acknowledges it or refuses it for
+//! good, a start stays until there is an end, with the lease's newest token and whether it was accepted: what it finds
+//! after a crash tells the next process which directives ran; what a crash or power cut left is
 //! sent again after the restart and goes on being sent through every outage. A damaged file is set aside as `<name>.corrupt`
 //! with an error that names it, and never stops the others.
 //!
@@ -17,12 +19,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use conduits::{DirectiveId, FinishedAnswer, FinishedRequest, StartedAnswer};
+use conduits::{DirectiveId, FinishedAnswer, FinishedRequest, StartedAnswer, StartedRequest};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{CallError, Deadline, DirectiveCalls, Mothership};
+use crate::client::{CallError, Deadline, DirectiveCalls};
 
 pub use entry::{Entry, Report, ReportKind};
 pub use store::OutboxError;
@@ -77,7 +79,7 @@ pub struct Opened {
     pub outbox: Outbox,
     /// To be spawned.
     pub task: OutboxTask,
-    /// Undelivered reports, oldest directive first, `started` before `finished`. Hand them to [`Outbox::replay`].
+    /// What is not settled, oldest directive first, `started` before `finished`: for [`Outbox::deliver_again`].
     pub leftovers: Vec<Entry>,
     /// Damaged files that were set aside.
     pub set_aside: Vec<PathBuf>,
@@ -92,7 +94,7 @@ impl Outbox {
         let (store, found) = Store::open(dir)?;
         let store = Arc::new(store);
         let (queue, inbox) = mpsc::channel(QUEUE);
-        let waiting = Arc::new(AtomicUsize::new(found.entries.len()));
+        let waiting = Arc::new(AtomicUsize::new(0));
         let outbox = Self { store: Arc::clone(&store), queue, waiting: Arc::clone(&waiting) };
         let task = OutboxTask { store, queue: inbox, waiting };
         Ok(Opened { outbox, task, leftovers: found.entries, set_aside: found.set_aside })
@@ -113,10 +115,10 @@ impl Outbox {
         if self.entries() >= MAX_ENTRIES {
             return Err(OutboxError::Full { entries: self.entries() });
         }
-        let entry = Entry { directive_id: calls.id().clone(), token: calls.current_token(), report: report.clone() };
+        let entry = Entry::new(calls.id().clone(), calls.current_token(), report);
         let store = Arc::clone(&self.store);
-        let written = tokio::task::spawn_blocking(move || store.put(&entry)).await;
-        written.map_err(|error| OutboxError::Interrupted(error.to_string()))??;
+        let written = tokio::task::spawn_blocking(move || keep(&store, entry)).await;
+        let report = written.map_err(|error| OutboxError::Interrupted(error.to_string()))??;
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         let delivery = Delivery { calls: calls.clone(), report, reply: Some(reply) };
@@ -126,16 +128,65 @@ impl Outbox {
         Ok(answer.await.unwrap_or(Delivered::Kept))
     }
 
-    /// Delivers what an earlier process left. For each directive `started` goes before `finished`.
-    pub async fn replay(&self, mothership: &Mothership, leftovers: Vec<Entry>) {
-        for entry in leftovers {
-            let calls = mothership.directive(entry.directive_id, entry.token);
-            tracing::info!(directive_id = %calls.id(), report = entry.report.kind().as_str(), "sending a report of an earlier run");
-            if self.queue.send(Delivery { calls, report: entry.report, reply: None }).await.is_err() {
-                return;
-            }
+    /// Delivers a report that an earlier process left on disk, as [`Outbox::deliver`] does.
+    pub async fn deliver_again(&self, calls: &DirectiveCalls, report: Report) -> Delivered {
+        tracing::info!(directive_id = %calls.id(), report = report.kind().as_str(), "sending a report of an earlier run");
+        let (reply, answer) = oneshot::channel();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.queue.send(Delivery { calls: calls.clone(), report, reply: Some(reply) }).await.is_err() {
+            return Delivered::Kept;
+        }
+        answer.await.unwrap_or(Delivered::Kept)
+    }
+
+    /// Takes note of the lease's newest token beside the start of a directive that runs.
+    pub async fn renewed(&self, calls: &DirectiveCalls, started: &StartedRequest) {
+        let store = Arc::clone(&self.store);
+        let (id, token) = (calls.id().clone(), calls.current_token());
+        let entry = Entry { accepted: true, ..Entry::new(id, token, Report::Started(started.clone())) };
+        on_disk(calls.id(), "a renewed token is not on disk", move || store.note(&entry)).await;
+    }
+
+    /// Takes the start of a directive off the disk of which no end will be told: its lease is lost, or was given back.
+    pub async fn forget(&self, id: &DirectiveId) {
+        let (store, of) = (Arc::clone(&self.store), id.clone());
+        on_disk(id, "a start that is over stays in the outbox", move || store.remove(&of, ReportKind::Started)).await;
+    }
+}
+
+/// Makes a report durable; an end that does not fit the disk, without what makes it large. With an end the start has done
+/// its service. Blocking.
+fn keep(store: &Store, mut entry: Entry) -> Result<Report, OutboxError> {
+    match store.put(&entry) {
+        Ok(()) => {}
+        Err(error) => {
+            let why = format!("the whole report could not be kept: {error}");
+            let lean = match &entry.report {
+                Report::Finished(request) => lean::without_bulk(request, &why),
+                Report::Started(_) => None,
+            };
+            let Some(lean) = lean else { return Err(error) };
+            entry.report = Report::Finished(Box::new(lean));
+            store.put(&entry).map_err(|_| error)?;
+            tracing::warn!(directive_id = %entry.directive_id, why, "the end of a directive is told without its diff and lists");
         }
     }
+    if entry.report.kind() == ReportKind::Finished
+        && let Err(error) = store.remove(&entry.directive_id, ReportKind::Started)
+    {
+        tracing::warn!(directive_id = %entry.directive_id, %error, "the start of a directive that has ended stays in the outbox");
+    }
+    Ok(entry.report)
+}
+
+/// Does what may fail without harm to the report itself.
+async fn on_disk(id: &DirectiveId, otherwise: &str, work: impl FnOnce() -> Result<(), OutboxError> + Send + 'static) {
+    let failed = match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(directive_id = %id, error = failed, "{otherwise}");
 }
 
 impl OutboxTask {
@@ -208,7 +259,7 @@ async fn finish(
     let Some(lean) = lean::lean(request, &refusal) else { return Err(refusal) };
     tracing::warn!(directive_id = %calls.id(), %refusal, "the end of a directive was refused: sent again without its diff and lists");
     let report = Report::Finished(Box::new(lean.clone()));
-    let entry = Entry { directive_id: calls.id().clone(), token: calls.current_token(), report };
+    let entry = Entry::new(calls.id().clone(), calls.current_token(), report);
     let store = Arc::clone(store);
     // In the place of the larger one. Where the disk takes it no more, the larger one is what the next start begins with.
     match tokio::task::spawn_blocking(move || store.replace(&entry)).await {
@@ -219,7 +270,7 @@ async fn finish(
     send(&lean).await
 }
 
-/// Sends one report until it is settled, then takes its entry off the disk.
+/// Sends one report until it is settled. A start that was accepted stays on disk, and says so before anybody is told.
 async fn deliver(store: Arc<Store>, delivery: Delivery) -> DirectiveId {
     let Delivery { calls, report, reply } = delivery;
     let outcome = match &report {
@@ -238,15 +289,27 @@ async fn deliver(store: Arc<Store>, delivery: Delivery) -> DirectiveId {
         );
         Delivered::Refused(error)
     });
+    let (id, kind) = (calls.id().clone(), report.kind());
+    if matches!(delivered, Delivered::Started(_)) {
+        let entry = Entry { accepted: true, ..Entry::new(id.clone(), calls.current_token(), report) };
+        let store = Arc::clone(&store);
+        on_disk(&id, "an accepted start is not marked on disk", move || store.note(&entry)).await;
+    }
+    let stays = matches!(delivered, Delivered::Started(_));
     if let Some(reply) = reply
         && let Err(unheard) = reply.send(delivered)
     {
         tracing::debug!(directive_id = %calls.id(), ?unheard, "nobody waits for this report any more");
     }
-    let (id, kind) = (calls.id().clone(), report.kind());
-    let removed = tokio::task::spawn_blocking(move || store.remove(&id, kind)).await;
-    if let Ok(Err(error)) = removed {
-        tracing::error!(directive_id = %calls.id(), %error, "a settled report stays in the outbox and will be sent again");
+    if !stays {
+        let of = id.clone();
+        let otherwise = "a settled report stays in the outbox and will be sent again";
+        on_disk(&id, otherwise, move || {
+            // Of an earlier process, perhaps. Before the end: a start that is left alone says that there was none.
+            store.remove(&of, ReportKind::Started)?;
+            store.remove(&of, kind)
+        })
+        .await;
     }
-    calls.id().clone()
+    id
 }

@@ -1,34 +1,101 @@
-//! After a restart: what an earlier process left on disk is sent before anything new begins.
+//! After a restart: what an earlier process left on disk is told before anything new begins.
 //!
-//! Reports in the outbox go out again; output in spools is shipped with the token that its report carries. Output of
-//! a directive without a report belongs to one that was running when the process died: the mothership learns from the
-//! first territory heartbeat (a new instance that does not list it) that it is lost.
+//! The outbox says which directives there were ([`left_of`], pure): an end that is not acknowledged goes out again, once the
+//! rest of its output is shipped; a directive that was running is reported `failed`, `nexusd_restarted`, with what the spool
+//! holds of its output; one whose command was never released is given back. Until that is settled each counts as held
+//! here: the mothership would otherwise end it as lost.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use tracing::{error, info, warn};
+use conduits::{DirectiveId, DirectiveToken, FinishedRequest, FinishedStatus, LogStream, StartedRequest};
+use jiff::Timestamp;
+use sandbox::StopReason;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, error, info, info_span, warn};
 
 use super::Daemon;
+use crate::client::{CallError, Deadline, DirectiveCalls};
 use crate::directive::SHIP_WITHIN;
-use crate::logs::{self, LogSettings, Logs};
-use crate::outbox::Entry;
+use crate::directive::stop::StopSwitch;
+use crate::logs::{self, Leftover, LogSettings, LogSummary, Logs};
+use crate::outbox::{Delivered, Entry, Report};
 
-/// Sends what was left, in the background; returns once everything is under way.
+/// `artifacts_manifest.reason` of a directive that ran when the daemon went away.
+const RESTARTED: &str = "nexusd_restarted";
+
+/// How long giving back a directive that never ran is tried before it is reported instead.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(60);
+
+/// What the outbox says of one directive.
+#[derive(Debug, Clone, PartialEq)]
+enum Left {
+    /// Its end is not acknowledged.
+    Ended { started: Option<StartedRequest>, finished: Box<FinishedRequest> },
+    /// Its command may have run; `told` is whether the mothership is sure to know.
+    Ran { started: StartedRequest, told: bool },
+    /// Its command was never released.
+    NeverRan { started: StartedRequest },
+}
+
+/// Sorts what the outbox held by directive, with the newest token of each.
+fn left_of(entries: Vec<Entry>) -> BTreeMap<DirectiveId, (DirectiveToken, Left)> {
+    let mut found: BTreeMap<DirectiveId, (DirectiveToken, Left)> = BTreeMap::new();
+    for entry in entries {
+        let (may_have_run, accepted) = (entry.may_have_run(), entry.accepted);
+        let Entry { directive_id, token, report, .. } = entry;
+        let left = match (report, found.remove(&directive_id)) {
+            (Report::Started(_), Some(earlier @ (_, Left::Ended { .. }))) => earlier,
+            (Report::Started(started), _) if may_have_run => (token, Left::Ran { started, told: accepted }),
+            (Report::Started(started), _) => (token, Left::NeverRan { started }),
+            (Report::Finished(finished), earlier) => {
+                let started = match earlier {
+                    Some((_, Left::Ran { started, told: false } | Left::NeverRan { started })) => Some(started),
+                    _ => None,
+                };
+                (token, Left::Ended { started, finished })
+            }
+        };
+        found.insert(directive_id, left);
+    }
+    found
+}
+
+/// Takes everything up in the background; returns once all of it counts as held.
 pub(super) async fn recover(daemon: &Arc<Daemon>, reports: Vec<Entry>, set_aside: Vec<PathBuf>) {
     for path in set_aside {
         error!(path = %path.display(), "a damaged report was set aside and is not sent");
     }
-    let spool_root = daemon.engine.config.state_dir().join("spool");
-    let found = tokio::task::spawn_blocking({
-        let spool_root = spool_root.clone();
-        move || logs::recover(&spool_root)
-    });
-    let leftovers = match found.await {
-        Ok(Ok(leftovers)) => leftovers,
+    let mut spools = spools(daemon).await;
+    for (id, (token, left)) in left_of(reports) {
+        let switch = StopSwitch::default();
+        daemon.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), switch.clone());
+        let of_one = OfOne {
+            daemon: Arc::clone(daemon),
+            calls: daemon.mothership.directive(id.clone(), token),
+            spool: spools.remove(&id),
+        };
+        let span = info_span!("directive", directive_id = %id);
+        daemon.engine.tasks.spawn(of_one.settle(left, switch).instrument(span));
+    }
+    for (id, leftover) in spools {
+        warn!(directive = %id, bytes = leftover.waiting_bytes(), "output of a run that was cut off cannot be shipped without its lease: dropped");
+        if let Err(error) = leftover.discard() {
+            warn!(directive = %id, %error, "its spool stays behind");
+        }
+    }
+}
+
+/// The spools of earlier processes.
+async fn spools(daemon: &Daemon) -> BTreeMap<DirectiveId, Leftover> {
+    let root = daemon.engine.config.state_dir().join("spool");
+    let looked = root.clone();
+    let found = match tokio::task::spawn_blocking(move || logs::recover(&looked)).await {
+        Ok(Ok(found)) => found,
         Ok(Err(error)) => {
-            error!(spool = %spool_root.display(), %error, "the spool cannot be read: output of earlier runs stays there");
+            error!(spool = %root.display(), %error, "the spool cannot be read: output of earlier runs stays there");
             Vec::new()
         }
         Err(error) => {
@@ -36,37 +103,184 @@ pub(super) async fn recover(daemon: &Arc<Daemon>, reports: Vec<Entry>, set_aside
             Vec::new()
         }
     };
-    let tokens: BTreeMap<_, _> =
-        reports.iter().map(|entry| (entry.directive_id.clone(), entry.token.clone())).collect();
-    for leftover in leftovers {
-        let id = leftover.directive_id.clone();
-        let Some(token) = tokens.get(&id) else {
-            warn!(directive = %id, bytes = leftover.bytes(), "output of a run that was cut off cannot be shipped without its lease: dropped");
-            if let Err(error) = leftover.discard() {
-                warn!(directive = %id, %error, "its spool stays behind");
+    found.into_iter().map(|leftover| (leftover.directive_id.clone(), leftover)).collect()
+}
+
+/// One directive of an earlier process.
+struct OfOne {
+    daemon: Arc<Daemon>,
+    calls: DirectiveCalls,
+    spool: Option<Leftover>,
+}
+
+impl OfOne {
+    /// Settles it. A shutdown leaves the rest for the next start; another lease of the same directive ends the matter.
+    async fn settle(mut self, left: Left, switch: StopSwitch) {
+        let (daemon, id) = (Arc::clone(&self.daemon), self.calls.id().clone());
+        let log = daemon.give_up.child_token();
+        let leased_again = tokio::select! {
+            biased;
+            () = daemon.give_up.cancelled() => false,
+            reason = stopped_for_good(&switch) => reason == StopReason::LeaseLost,
+            () = self.tell(left, &log) => {
+                // Nobody wants it: the mothership refused what comes before it.
+                if let Some(Err(error)) = self.spool.take().map(Leftover::discard) {
+                    warn!(%error, "the spool of a lease that is over stays behind");
+                }
+                false
             }
-            continue;
         };
-        info!(directive = %id, bytes = leftover.bytes(), "shipping output of an earlier run");
-        let calls = daemon.mothership.directive(id.clone(), token.clone());
-        let config = &daemon.engine.config;
+        if leased_again {
+            log.cancel();
+            daemon.outbox.forget(&id).await;
+            let spool = daemon.engine.config.state_dir().join("spool").join(id.as_str());
+            if let Err(error) = tokio::fs::remove_dir_all(&spool).await
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                warn!(spool = %spool.display(), %error, "the spool of a lease that is over stays behind");
+            }
+        }
+        daemon.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        daemon.ended.notify_waiters();
+    }
+
+    async fn tell(&mut self, left: Left, log: &CancellationToken) {
+        match left {
+            Left::Ended { started, finished } => {
+                if !self.start(started).await {
+                    return;
+                }
+                if self.spool.is_some() {
+                    self.ship(log, None).await;
+                }
+                self.daemon.outbox.deliver_again(&self.calls, Report::Finished(finished)).await;
+            }
+            Left::Ran { started, told } => {
+                if !told && !self.start(Some(started)).await {
+                    return;
+                }
+                let summary = self.ship(log, Some("[nexusd] ended: nexusd was restarted while this ran")).await;
+                self.end(summary).await;
+            }
+            Left::NeverRan { started } => {
+                if self.give_back().await {
+                    self.daemon.outbox.forget(self.calls.id()).await;
+                } else if self.start(Some(started)).await {
+                    let summary = self.ship(log, Some("[nexusd] not run: nexusd was restarted before it began")).await;
+                    self.end(summary).await;
+                }
+            }
+        }
+    }
+
+    /// Tells the start again, where the mothership may not know it; false when that ends the matter.
+    async fn start(&self, started: Option<StartedRequest>) -> bool {
+        let Some(started) = started else { return true };
+        let told = self.daemon.outbox.deliver_again(&self.calls, Report::Started(started)).await;
+        matches!(told, Delivered::Started(_))
+    }
+
+    /// Gives back a claim that was not begun. True when there is nothing more to say.
+    async fn give_back(&self) -> bool {
+        let release = || self.calls.release();
+        match self.calls.mothership().with_retry(Deadline::within(GIVE_BACK_WITHIN), release).await {
+            Ok(_) => {
+                info!("given back: nexusd was restarted before it began");
+                true
+            }
+            Err(CallError::Unauthorized(_) | CallError::Forbidden(_)) => true,
+            // It runs by now, or the server does not know releases.
+            Err(_) => false,
+        }
+    }
+
+    /// Ships what the spool holds, and this line; at most for as long as an end is held back for it.
+    async fn ship(&mut self, log: &CancellationToken, line: Option<&str>) -> LogSummary {
+        let (daemon, config) = (&self.daemon, &self.daemon.engine.config);
         let settings = LogSettings {
             max_output_bytes: config.log.max_output_bytes,
             chunk_bytes: config.log.chunk_bytes,
             flush_interval: config.log.flush_interval,
-            spool_root: spool_root.clone(),
+            spool_root: config.state_dir().join("spool"),
             overflow: None,
             secrets: Vec::new(),
             counters: Arc::clone(&daemon.counters),
         };
-        match Logs::recovered(leftover, calls, settings, &daemon.engine.tasks, daemon.give_up.clone()) {
-            Ok(log) => {
-                daemon.engine.tasks.spawn(async move {
-                    log.shipped(SHIP_WITHIN).await;
-                });
+        let logs = match self.spool.take() {
+            Some(leftover) => {
+                info!(bytes = leftover.waiting_bytes(), "shipping output of an earlier run");
+                Logs::recovered(leftover, self.calls.clone(), settings, &daemon.engine.tasks, log.clone())
             }
-            Err(error) => warn!(directive = %id, %error, "output of an earlier run cannot be shipped"),
+            None => Ok(Logs::to_mothership(self.calls.clone(), settings, &daemon.engine.tasks, log.clone())),
+        };
+        let logs = match logs {
+            Ok(logs) => logs,
+            Err(error) => {
+                error!(%error, "output of an earlier run cannot be shipped");
+                return LogSummary::default();
+            }
+        };
+        if let Some(line) = line {
+            logs.notice(LogStream::Stderr, line).await;
+        }
+        logs.end_of_output(Duration::ZERO).await;
+        logs.shipped(SHIP_WITHIN).await
+    }
+
+    /// The end of a directive whose daemon went away.
+    async fn end(&self, log: LogSummary) {
+        let mut end = FinishedRequest::new(FinishedStatus::Failed);
+        end.stdout_truncated = log.stream(LogStream::Stdout).truncated;
+        end.stderr_truncated = log.stream(LogStream::Stderr).truncated;
+        end.artifacts_manifest.insert("log".into(), log.manifest());
+        end.artifacts_manifest.insert("reason".into(), RESTARTED.into());
+        end.artifacts_manifest.insert("ended_by".into(), RESTARTED.into());
+        end.finished_at = Some(Timestamp::now());
+        match self.daemon.outbox.deliver(&self.calls, Report::Finished(Box::new(end))).await {
+            Ok(Delivered::Finished(_)) => warn!("it ran when nexusd went away: reported failed, {RESTARTED}"),
+            Ok(_) => {}
+            Err(error) => warn!(%error, "that it ran when nexusd went away could not be reported"),
         }
     }
-    daemon.outbox.replay(&daemon.mothership, reports).await;
+}
+
+/// What a user asks for changes nothing here: it has ended already, and its report is under way.
+async fn stopped_for_good(switch: &StopSwitch) -> StopReason {
+    match switch.stopped().await {
+        reason @ (StopReason::LeaseLost | StopReason::Shutdown) => reason,
+        _ => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(report: Report) -> Entry {
+        Entry::new("d".parse().unwrap(), DirectiveToken::new("a.b.c"), report)
+    }
+
+    #[test]
+    fn what_is_left_says_what_to_do() {
+        let started = StartedRequest::default();
+        let finished = Box::new(FinishedRequest::new(FinishedStatus::Succeeded));
+        let fresh = entry(Report::Started(started.clone()));
+        let accepted = Entry { accepted: true, ..fresh.clone() };
+        let before_the_boot = Entry { boot: "another".into(), ..fresh.clone() };
+        let end = entry(Report::Finished(finished.clone()));
+        let ended = |started: Option<StartedRequest>| Left::Ended { started, finished: finished.clone() };
+        let cases = [
+            (vec![fresh.clone()], Left::NeverRan { started: started.clone() }),
+            (vec![accepted.clone()], Left::Ran { started: started.clone(), told: true }),
+            (vec![before_the_boot.clone()], Left::Ran { started: started.clone(), told: false }),
+            (vec![end.clone()], ended(None)),
+            (vec![accepted, end.clone()], ended(None)),
+            (vec![fresh, end.clone()], ended(Some(started.clone()))),
+            (vec![before_the_boot, end], ended(Some(started))),
+        ];
+        for (entries, expected) in cases {
+            let found = left_of(entries.clone());
+            assert_eq!(found.into_values().map(|(_, left)| left).collect::<Vec<_>>(), [expected], "{entries:?}");
+        }
+    }
 }

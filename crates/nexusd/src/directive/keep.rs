@@ -29,6 +29,7 @@ pub async fn keep_lease(desk: &MothershipDesk, stop: &StopSwitch) {
     // The answer is held for at most a third of the lease, so that two lost ones still leave time.
     let hold = desk.heartbeat.min(lease.ttl() / 3);
     sleep(FIRST_HEARTBEAT_AFTER).await;
+    let mut token = desk.calls.token_generation();
     loop {
         desk.calls.mothership().up().await;
         let sent = (Instant::now(), BootTime::now());
@@ -36,6 +37,12 @@ pub async fn keep_lease(desk: &MothershipDesk, stop: &StopSwitch) {
             DirectiveHeartbeatRequest { progress: Map::new(), last_output_seq: None, now: Some(Timestamp::now()) };
         match desk.calls.heartbeat(&request, Some(hold)).await {
             Ok(held) => {
+                if token != desk.calls.token_generation()
+                    && let Some(started) = desk.started.get()
+                {
+                    token = desk.calls.token_generation();
+                    desk.outbox.renewed(&desk.calls, started).await;
+                }
                 let answer = held.answer;
                 if answer.lease_renewed {
                     lease.renew(sent.1);

@@ -1,7 +1,7 @@
 //! Whom a directive is reported to: the mothership, or the terminal of `nexusd run`. The line is the same.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use conduits::{DirectiveId, FinishedRequest, StartedRequest};
@@ -14,7 +14,7 @@ use super::admit::Admitted;
 use super::keep::{expire, keep_lease};
 use super::lease::Lease;
 use super::stop::StopSwitch;
-use crate::client::DirectiveCalls;
+use crate::client::{Deadline, DirectiveCalls};
 use crate::engine::Engine;
 use crate::facility::Occupied;
 use crate::logs::{LogCounters, LogSettings, Logs, Overflow};
@@ -61,6 +61,23 @@ pub struct MothershipDesk {
     pub metrics: Arc<Metrics>,
     /// True from the acceptance of `started` to the sending of `finished`: as long as a heartbeat is welcome.
     pub running: watch::Sender<bool>,
+    /// The report of the start, once it is accepted: kept on disk with the lease's newest token.
+    pub started: OnceLock<StartedRequest>,
+}
+
+impl MothershipDesk {
+    /// An end that no disk takes is better told than withheld until the lease is over.
+    async fn finished_unkept(&self, request: &FinishedRequest) {
+        let sent = self.calls.mothership().with_retry(Deadline::Never, || self.calls.finished(request));
+        let told = tokio::select! {
+            told = sent => told,
+            () = self.give_up.cancelled() => return warn!(directive = %self.calls.id(), "the end is lost: it is neither on disk nor told"),
+        };
+        match told {
+            Ok(_) => self.outbox.forget(self.calls.id()).await,
+            Err(error) => warn!(directive = %self.calls.id(), %error, "the mothership refused the end of a directive"),
+        }
+    }
 }
 
 /// The reports of `nexusd run`.
@@ -126,11 +143,12 @@ impl Reporter {
         };
         let delivered = tokio::select! {
             biased;
-            delivered = desk.outbox.deliver(&desk.calls, Report::Started(request)) => delivered,
+            delivered = desk.outbox.deliver(&desk.calls, Report::Started(request.clone())) => delivered,
             reason = stop.stopped() => return Begun::Stopped(reason),
         };
         match delivered {
             Ok(Delivered::Started(answer)) => {
+                desk.started.get_or_init(|| request);
                 desk.running.send_replace(true);
                 if answer.cancel_requested {
                     stop.stop(StopReason::Cancel);
@@ -175,11 +193,13 @@ impl Reporter {
         let id = desk.calls.id();
         if stop.reason() == Some(StopReason::LeaseLost) {
             info!(directive = %id, status = request.status.as_str(), "not reported: the lease is lost");
+            desk.outbox.forget(id).await;
             return;
         }
         desk.running.send_replace(false);
+        let report = Report::Finished(Box::new(request.clone()));
         let delivered = tokio::select! {
-            delivered = desk.outbox.deliver(&desk.calls, Report::Finished(Box::new(request))) => delivered,
+            delivered = desk.outbox.deliver(&desk.calls, report) => delivered,
             () = async { desk.give_up.cancelled().await; tokio::time::sleep(ANSWER_AT_SHUTDOWN).await } => Ok(Delivered::Kept),
         };
         match delivered {
@@ -190,7 +210,10 @@ impl Reporter {
             Ok(Delivered::Started(_) | Delivered::Kept) => {
                 info!(directive = %id, "the end is kept and will be sent again");
             }
-            Err(error) => warn!(directive = %id, %error, "the end could not be made durable and was not sent"),
+            Err(error) => {
+                warn!(directive = %id, %error, "the end could not be made durable: it is sent, and lost if nexusd ends before it is answered");
+                desk.finished_unkept(&request).await;
+            }
         }
     }
 }

@@ -40,13 +40,14 @@ pub struct Leftover {
     pub(super) next_seq: [u64; 2],
     pub(super) shipped: [u64; 2],
     waiting: [u64; 2],
+    waiting_bytes: u64,
 }
 
 impl Leftover {
-    /// Bytes in its segments.
+    /// Bytes of output in its segments. Some may have been acknowledged already: a segment stays until all of it is.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.segments.values().map(|segment| segment.len).sum()
+    pub fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
     }
 
     /// Deletes it unshipped (the mothership refuses the directive for good).
@@ -108,6 +109,7 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
         next_seq: [0; 2],
         shipped: [0; 2],
         waiting: [0; 2],
+        waiting_bytes: 0,
     };
     let mut set_aside = Vec::new();
     let newest = ids.last().copied();
@@ -128,6 +130,7 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
         next_seq: scan.next_seq,
         shipped: scan.shipped,
         waiting: scan.waiting,
+        waiting_bytes: scan.waiting_bytes,
     }))
 }
 
@@ -140,6 +143,7 @@ struct Scan {
     next_seq: [u64; 2],
     shipped: [u64; 2],
     waiting: [u64; 2],
+    waiting_bytes: u64,
 }
 
 impl Scan {
@@ -191,6 +195,7 @@ impl Scan {
         }
         *next = (*next).max(record.seq + 1);
         *shipped += u64::from(record.len);
+        self.waiting_bytes += u64::from(record.len);
         segment.len += record.whole_len();
     }
 

@@ -3,7 +3,7 @@
 use conduits::{DirectiveId, DirectiveToken, FinishedRequest, StartedRequest};
 use serde::{Deserialize, Serialize};
 
-use crate::logs::checksum;
+use crate::logs::{boot_id, checksum};
 
 /// First word of the head line, with the version of the format.
 const MAGIC: &str = "nexus-outbox-1";
@@ -58,6 +58,32 @@ pub struct Entry {
     pub token: DirectiveToken,
     /// What to send.
     pub report: Report,
+    /// The mothership has accepted it. Of a `started`: from here on the command may run, until there is an end.
+    #[serde(default)]
+    pub accepted: bool,
+    /// Which boot of the machine wrote it.
+    #[serde(default)]
+    pub boot: String,
+}
+
+impl Entry {
+    /// A report that is to be sent.
+    #[must_use]
+    pub fn new(directive_id: DirectiveId, token: DirectiveToken, report: Report) -> Self {
+        Self { directive_id, token, report, accepted: false, boot: boot() }
+    }
+
+    /// Whether its command may have begun: `started` was accepted, or the machine has stopped since, and what was written
+    /// last before that may not have reached the disk.
+    #[must_use]
+    pub fn may_have_run(&self) -> bool {
+        self.accepted || self.boot != boot()
+    }
+}
+
+/// This boot of the machine.
+fn boot() -> String {
+    uuid::Uuid::from_bytes(boot_id()).simple().to_string()
 }
 
 /// Why a file is not an entry.
@@ -144,11 +170,20 @@ mod tests {
         let mut request = FinishedRequest::new(FinishedStatus::Failed);
         request.exit_code = Some(3);
         request.diff_base64 = Some(diff);
-        Entry {
-            directive_id: "d-1".parse().unwrap(),
-            token: DirectiveToken::new("a.b.c"),
-            report: Report::Finished(Box::new(request)),
-        }
+        Entry::new("d-1".parse().unwrap(), DirectiveToken::new("a.b.c"), Report::Finished(Box::new(request)))
+    }
+
+    #[test]
+    fn a_command_may_have_run_once_its_start_is_accepted_or_the_machine_was_off() {
+        let started = Report::Started(conduits::StartedRequest::default());
+        let fresh = Entry::new("d-1".parse().unwrap(), DirectiveToken::new("a.b.c"), started);
+        let accepted = Entry { accepted: true, ..fresh.clone() };
+        let before_the_boot = Entry { boot: "another".into(), ..fresh.clone() };
+        assert_eq!([&fresh, &accepted, &before_the_boot].map(Entry::may_have_run), [false, true, true]);
+        // As versions before this field wrote it.
+        let mut old = serde_json::to_value(&fresh).unwrap();
+        old.as_object_mut().unwrap().retain(|key, _| key != "boot" && key != "accepted");
+        assert!(serde_json::from_value::<Entry>(old).unwrap().may_have_run());
     }
 
     proptest! {

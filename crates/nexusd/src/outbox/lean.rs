@@ -13,6 +13,11 @@ const BULKY: [&str; 2] = ["artifacts", "egress"];
 /// word for a diff above `max_diff_bytes`, `413` that of whatever stands in front of the mothership.
 pub(super) fn lean(report: &FinishedRequest, refusal: &CallError) -> Option<FinishedRequest> {
     let CallError::Invalid { status: status @ (413 | 422), said } = refusal else { return None };
+    without_bulk(report, &format!("the mothership refused the whole report: {status}, {said}"))
+}
+
+/// The report without its diff and lists, and why; none where it has neither.
+pub(super) fn without_bulk(report: &FinishedRequest, why: &str) -> Option<FinishedRequest> {
     let mut lean = report.clone();
     let mut left_out = Vec::new();
     if lean.diff_base64.take().is_some() {
@@ -23,7 +28,6 @@ pub(super) fn lean(report: &FinishedRequest, refusal: &CallError) -> Option<Fini
     if left_out.is_empty() {
         return None;
     }
-    let why = format!("the mothership refused the whole report: {status}, {said}");
     lean.artifacts_manifest.insert("left_out".into(), json!({ "what": left_out, "why": why }));
     Some(lean)
 }

@@ -20,8 +20,8 @@ use super::entry::{Entry, EntryError, ReportKind};
 /// Bytes of a slot: one block of most file systems. A usual report has a quarter of it.
 pub(super) const SLOT: usize = 4096;
 
-/// Slots. A report that finds none free gets a file of its own.
-pub(super) const SLOTS: usize = 64;
+/// Slots: each running directive has one, and one more for its end. A report that finds none free gets a file of its own.
+pub(super) const SLOTS: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -101,6 +101,13 @@ impl Slots {
         emptied.map(|()| true)
     }
 
+    /// Writes over the slot of a report that is there already, for a kill to find and not for a power cut: nothing is synced.
+    /// `false` where it has none, or the entry does not fit.
+    pub(super) fn overwrite(&self, key: &(DirectiveId, ReportKind), bytes: &[u8]) -> io::Result<bool> {
+        let Some(index) = self.taken().by.get(key).copied().filter(|_| bytes.len() <= SLOT) else { return Ok(false) };
+        self.file.write_all_at(bytes, offset(index)).map(|()| true)
+    }
+
     fn write(&self, bytes: &[u8], index: usize) -> io::Result<()> {
         if self.file.metadata()?.nlink() == 0 {
             return Err(io::Error::new(io::ErrorKind::NotFound, "somebody has removed it: restart nexusd"));
@@ -141,11 +148,7 @@ mod tests {
     fn entry(id: &str, diff: usize) -> Entry {
         let mut request = FinishedRequest::new(FinishedStatus::Failed);
         request.diff_base64 = Some(vec![7; diff]);
-        Entry {
-            directive_id: id.parse().unwrap(),
-            token: DirectiveToken::new("a.b.c"),
-            report: Report::Finished(Box::new(request)),
-        }
+        Entry::new(id.parse().unwrap(), DirectiveToken::new("a.b.c"), Report::Finished(Box::new(request)))
     }
 
     fn put(slots: &Slots, entry: &Entry) -> bool {

@@ -104,6 +104,24 @@ impl Store {
         self.vacate(&entry.directive_id, entry.report.kind()).map(drop)
     }
 
+    /// Writes an entry over the one that is there, if it still is. Not durable: a kill finds it, a power cut may find the
+    /// earlier one.
+    pub(super) fn note(&self, entry: &Entry) -> Result<(), OutboxError> {
+        let bytes = entry.encode()?;
+        let path = self.dir.join(SLOTS_FILE);
+        let io = |source| OutboxError::Io { what: "cannot write over a report in", path: path.clone(), source };
+        if self.slots.overwrite(&(entry.directive_id.clone(), entry.report.kind()), &bytes).map_err(io)? {
+            return Ok(());
+        }
+        let path = self.dir.join(entry.file_name());
+        if !path.exists() {
+            return Ok(());
+        }
+        let temporary = self.dir.join(format!("{}.tmp", entry.file_name()));
+        let io = |source| OutboxError::Io { what: "cannot write over", path: path.clone(), source };
+        fs::write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path)).map_err(io)
+    }
+
     fn put_file(&self, entry: &Entry, bytes: &[u8]) -> Result<(), OutboxError> {
         let name = entry.file_name();
         let temporary = format!("{name}.tmp");

@@ -20,6 +20,7 @@ mod packaging;
 mod planted;
 mod preparing;
 mod removing;
+mod restarting;
 mod resting;
 mod rootfs;
 mod run;

@@ -1,0 +1,142 @@
+//! What a killed daemon left, and what one leaves that is stopped while nobody answers.
+
+use std::time::{Duration, Instant};
+
+use conduits::{DirectiveState, LogStream};
+use rustix::process::Signal;
+use serde_json::json;
+use testkit::stub::FaultKind;
+use testkit::{Endpoint, Fault, StubOptions, require};
+
+use crate::bed::{Bed, SOON, start};
+
+/// All endpoints about directives and work.
+const ALL: [Endpoint; 7] = [
+    Endpoint::Poll,
+    Endpoint::Started,
+    Endpoint::Heartbeat,
+    Endpoint::LogChunk,
+    Endpoint::Finished,
+    Endpoint::Release,
+    Endpoint::TerritoryHeartbeat,
+];
+
+fn lines(count: usize) -> String {
+    (1..=count).map(|n| format!("{n}\n")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_cut_off_is_reported_with_all_that_it_had_printed() {
+    require!(Bwrap);
+    let mut bed = Bed::with(StubOptions::full(), "observability: {enabled: false}\nlog: {chunk_bytes: 1000}\n");
+    for token in ["kept", "expired"] {
+        let id = bed.queue(json!({"command": "echo up; sleep 0.3; seq 1 5000; touch printed; sleep 60"}));
+        bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+        bed.stub.fail(Endpoint::LogChunk, Fault::always(FaultKind::Status(503, None)));
+        let printed = bed.dir.join(format!("w/f-{id}/printed"));
+        let began = Instant::now();
+        while !printed.exists() {
+            assert!(began.elapsed() < SOON, "it never printed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // What it printed is read from the pipe within the flush interval, whoever answers.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        bed.daemon.signal(Signal::KILL);
+        bed.daemon.wait(SOON);
+        bed.stub.mend(Endpoint::LogChunk);
+        if token == "expired" {
+            bed.stub.expire_tokens(&id);
+        }
+        bed.daemon = start(&bed.dir);
+        let ended = bed.ended(id.clone()).await;
+        assert_eq!(ended.report.status.as_str(), "failed", "{token}");
+        assert_eq!(ended.report.artifacts_manifest["reason"], "nexusd_restarted", "{token}");
+        assert_eq!(ended.stdout, format!("up\n{}", lines(5000)), "{token}");
+        assert_eq!(ended.stderr, "[nexusd] ended: nexusd was restarted while this ran\n", "{token}");
+        let counted = &ended.report.artifacts_manifest["log"];
+        let (out, err) = (&counted["stdout"]["bytes"], &counted["stderr"]["bytes"]);
+        assert_eq!((out.as_u64(), err.as_u64()), (Some(23_896), Some(ended.stderr.len() as u64)), "{token}");
+        assert_eq!(counted["complete"], true, "{token}");
+        assert_eq!(bed.stub.directive(&id).leases, 1, "{token}");
+    }
+    assert_eq!(bed.run(json!({"command": "echo next"})).await.outcome(), ("succeeded", 0, "next\n"));
+    assert_eq!(bed.stub.violations(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_began_is_given_back_and_runs_after_the_restart() {
+    require!(Bwrap);
+    let mut bed = Bed::new();
+    bed.stub.fail(Endpoint::Started, Fault::always(FaultKind::Hang));
+    let id = bed.queue(json!({"command": "echo once"}));
+    bed.stub.requested(Endpoint::Started, 1, SOON).await;
+    bed.daemon.signal(Signal::KILL);
+    bed.daemon.wait(SOON);
+    bed.stub.mend(Endpoint::Started);
+    bed.daemon = start(&bed.dir);
+    assert_eq!(bed.ended(id.clone()).await.outcome(), ("succeeded", 0, "once\n"));
+    assert_eq!((bed.stub.count(Endpoint::Release), bed.stub.directive(&id).leases), (1, 2));
+}
+
+/// A server without releases is told that it started and failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_began_is_reported_where_it_cannot_be_given_back() {
+    require!(Bwrap);
+    let mut bed = Bed::with(StubOptions::plain(), "");
+    bed.stub.fail(Endpoint::Started, Fault::always(FaultKind::Hang));
+    let id = bed.queue(json!({"command": "echo never"}));
+    bed.stub.requested(Endpoint::Started, 1, SOON).await;
+    bed.daemon.signal(Signal::KILL);
+    bed.daemon.wait(SOON);
+    bed.stub.mend(Endpoint::Started);
+    bed.daemon = start(&bed.dir);
+    let ended = bed.ended(id).await;
+    assert_eq!((ended.report.status.as_str(), ended.stdout.as_str()), ("failed", ""));
+    assert_eq!(ended.report.artifacts_manifest["reason"], "nexusd_restarted");
+    assert!(ended.stderr.contains("not run"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_heartbeat_lists_what_is_still_to_be_told() {
+    require!(Bwrap);
+    let mut bed = Bed::new();
+    bed.stub.fail(Endpoint::Finished, Fault::always(FaultKind::Status(503, None)));
+    let id = bed.queue(json!({"command": "echo whole"}));
+    bed.stub.requested(Endpoint::Finished, 1, SOON).await;
+    bed.daemon.signal(Signal::KILL);
+    bed.daemon.wait(SOON);
+    let before = bed.stub.count(Endpoint::TerritoryHeartbeat);
+    bed.daemon = start(&bed.dir);
+    let beats = bed.stub.requested(Endpoint::TerritoryHeartbeat, before + 1, SOON).await;
+    let listed = &beats[before].body["runtime_status"]["directive_ids"];
+    assert_eq!(*listed, json!([id]), "a server takes what is not listed for lost");
+    bed.stub.mend(Endpoint::Finished);
+    assert_eq!(bed.ended(id).await.outcome(), ("succeeded", 0, "whole\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_nobody_hears_at_a_shutdown_is_told_after_it() {
+    require!(Bwrap);
+    let mut bed = Bed::with(StubOptions::full(), "heartbeat: {interval: 1s}\n");
+    let id = bed.queue(json!({"command": "trap 'seq 1 100; exit 3' TERM; echo up; while :; do sleep 0.05; done"}));
+    bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+    for endpoint in ALL {
+        bed.stub.fail(endpoint, Fault::always(FaultKind::DropBefore));
+    }
+    bed.stub.fail(Endpoint::Other, Fault::always(FaultKind::DropBefore));
+    let began = Instant::now();
+    bed.daemon.signal(Signal::TERM);
+    drop(bed.daemon.wait_for_line(testkit::Output::Stderr, "shutting down", SOON));
+    bed.daemon.signal(Signal::TERM);
+    assert!(bed.daemon.wait(Duration::from_secs(40)).success());
+    assert!(began.elapsed() < Duration::from_secs(35), "it waited for nobody: {:?}", began.elapsed());
+    assert_eq!(bed.stub.directive(&id).state, DirectiveState::Running);
+    for endpoint in ALL {
+        bed.stub.mend(endpoint);
+    }
+    bed.stub.mend(Endpoint::Other);
+    bed.daemon = start(&bed.dir);
+    let ended = bed.ended(id).await;
+    assert_eq!(ended.report.status.as_str(), "canceled", "what happened, not that there was a restart");
+    assert_eq!((ended.report.exit_code, ended.stdout), (Some(3), format!("up\n{}", lines(100))));
+}
