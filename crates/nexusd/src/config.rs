@@ -23,6 +23,7 @@ pub mod identity;
 pub mod keys;
 mod problem;
 mod read;
+mod reload;
 mod rules;
 mod scalar;
 mod settings;

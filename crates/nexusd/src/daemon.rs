@@ -114,23 +114,34 @@ pub struct Daemon {
     facts: watch::Sender<ReadyFacts>,
     /// True once the mothership has answered a heartbeat of this start.
     introduced: watch::Sender<bool>,
+    /// The next heartbeat does not wait for its time.
+    beat_now: Notify,
+    /// `labels`, as they were read last.
+    labels: watch::Sender<BTreeMap<String, String>>,
     /// When the mothership last answered, and when the daemon began.
     began: Instant,
     _lock: sys::lock::LockFile,
 }
 
+/// What a reload hands to a daemon at work: the labels, where the configuration could be read.
+pub type Reloaded = Option<BTreeMap<String, String>>;
+
 /// Runs the daemon until a signal ends it.
 ///
 /// # Errors
 /// It could not start; once it runs, nothing ends it but a signal.
-pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership)) -> Result<(), DaemonError> {
+pub async fn run(
+    start: Start,
+    mut signals: Signals,
+    reload: impl Fn(&Mothership) -> Reloaded,
+) -> Result<(), DaemonError> {
     let mothership = start.mothership.clone();
     let background = TaskTracker::new();
     let give_up = CancellationToken::new();
     let up = tokio::select! {
         biased;
         // Nothing has been asked for yet, so nothing is owed: what is left on disk is sent at the next start.
-        () = signals.until_stop(|| reload(&mothership)) => None,
+        () = signals.until_stop(|| drop(reload(&mothership))) => None,
         up = bring_up(start, &background, &give_up) => Some(up?),
     };
     let Some((daemon, rhythm)) = up else {
@@ -147,9 +158,10 @@ pub async fn run(start: Start, mut signals: Signals, reload: impl Fn(&Mothership
     let stop_polling = CancellationToken::new();
     let mut polling = background.spawn(daemon.clone().poll(stop_polling.clone()));
     crate::signals::notify_ready();
+    background.spawn(crate::signals::watchdog(give_up.clone()));
     info!(server = %daemon.engine.config.server_url, slots = daemon.engine.config.max_concurrent_directives, "nexusd is up");
 
-    signals.until_stop(|| reload(&daemon.mothership)).await;
+    signals.until_stop(|| daemon.take_over(reload(&daemon.mothership))).await;
     daemon.stopping.send_replace(true);
     daemon.publish(heartbeat_interval);
     crate::signals::notify_stopping();
@@ -186,6 +198,7 @@ async fn bring_up(
     let metrics = Arc::new(crate::engine::metrics(&egress, work));
     let engine = Engine::new(start.config, start.around, Arc::clone(&metrics), egress, give_up).await?;
     let slots = engine.config.max_concurrent_directives;
+    let labels = watch::Sender::new(engine.config.labels.clone());
     let heartbeat_interval = engine.config.territory_heartbeat.interval;
     let daemon = Arc::new(Daemon {
         engine,
@@ -209,6 +222,8 @@ async fn bring_up(
             shutting_down: false,
         }),
         introduced: watch::Sender::new(false),
+        beat_now: Notify::new(),
+        labels,
         began: Instant::now(),
         _lock: lock,
     });
@@ -273,6 +288,19 @@ impl Daemon {
             background.spawn(http::serve(listener, observed, self.give_up.clone()));
         }
         Ok(())
+    }
+
+    /// Takes over what a reload brought, and tells the mothership.
+    fn take_over(&self, reloaded: Reloaded) {
+        let Some(fresh) = reloaded else { return };
+        let changed = self.labels.send_if_modified(|labels| {
+            let changed = *labels != fresh;
+            *labels = fresh;
+            changed
+        });
+        if changed {
+            self.beat_now.notify_one();
+        }
     }
 
     /// Polls and spawns the line of each directive that comes.

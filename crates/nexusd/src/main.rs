@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use nexusd::cli::{self, EnrollArgs, Invocation, RunArgs};
 use nexusd::client::{ClientSettings, Mothership, PemIdentity, ProxyChoice, Trust};
 use nexusd::config::{Config, ConfigError, ConfigSource, Identity, IdentityError, LogFormat, LogLevel, Platform};
-use nexusd::daemon::{self, Start};
+use nexusd::daemon::{self, Reloaded, Start};
 use nexusd::doctor::Subject;
 use nexusd::engine::{self, Surroundings};
 use nexusd::observe::log::LogHandle;
@@ -87,23 +87,34 @@ async fn start(source: &ConfigSource) -> Result<ExitCode> {
     let mothership = Mothership::new(&client_settings(&config, &identity)?)?;
     let around = surroundings(territory, Starts::Many);
     let signals = Signals::new().context("cannot listen to signals")?;
-    let reload = |mothership: &Mothership| reload(source, &log, mothership);
+    let began_with = config.clone();
+    let reload = |mothership: &Mothership| reload(source, &began_with, &log, mothership);
     daemon::run(Start { config, around, mothership }, signals, reload).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What SIGHUP takes over: the log level and the TLS files. The rest needs a restart, and is said to.
-fn reload(source: &ConfigSource, log: &LogHandle, mothership: &Mothership) {
-    let reloaded = || -> Result<()> {
+/// What SIGHUP takes over: the log level, the TLS files and the labels. What needs a restart is named.
+fn reload(source: &ConfigSource, began_with: &Config, log: &LogHandle, mothership: &Mothership) -> Reloaded {
+    let reloaded = || -> Result<Config> {
         let config = load(source)?;
-        log.set_level(config.log_level)?;
         let identity = config.identity()?;
         mothership.reload_tls(&client_settings(&config, &identity)?.tls)?;
-        Ok(())
+        log.set_level(config.log_level)?;
+        Ok(config)
     };
     match reloaded() {
-        Ok(()) => tracing::info!("reloaded: log_level and tls.*; every other key takes effect at the next start"),
-        Err(error) => tracing::error!(error = sentence(&error), "nothing was reloaded"),
+        Ok(config) => {
+            tracing::info!("reloaded: log_level, labels and tls.*");
+            let waiting = began_with.waiting_for_a_restart(&config);
+            if !waiting.is_empty() {
+                tracing::warn!(keys = waiting.join(", "), "changed, and in force only after a restart");
+            }
+            Some(config.labels)
+        }
+        Err(error) => {
+            tracing::error!(error = sentence(&error), "nothing was reloaded");
+            None
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// SIGTERM and SIGINT end the daemon, SIGHUP reloads.
@@ -80,6 +81,21 @@ impl Leave {
 /// Tells systemd that the daemon is up (`sd_notify(3)`, READY=1); nothing where nobody listens.
 pub fn notify_ready() {
     notify(&sd_notify::NotifyState::Ready);
+}
+
+/// Tells systemd, where it asks for it (`WatchdogSec=`), that the daemon is alive, until `stop`. Sent by the runtime that all work
+/// runs on: a daemon that hangs falls silent.
+pub async fn watchdog(stop: CancellationToken) {
+    let Some(within) = sd_notify::watchdog_enabled() else { return };
+    // systemd asks for half the time (sd_watchdog_enabled(3)).
+    let mut ticks = tokio::time::interval(within / 2);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => notify(&sd_notify::NotifyState::Watchdog),
+        }
+    }
 }
 
 /// Tells systemd that the daemon is going down.

@@ -50,7 +50,10 @@ pub(super) struct Rhythm {
 pub(super) async fn territory(daemon: Arc<Daemon>, mut rhythm: Rhythm, stop: CancellationToken) {
     loop {
         let due = async {
-            tokio::time::sleep(rhythm.next).await;
+            tokio::select! {
+                () = tokio::time::sleep(rhythm.next) => {}
+                () = daemon.beat_now.notified() => {}
+            }
             daemon.mothership.up().await;
         };
         tokio::select! {
@@ -179,7 +182,7 @@ fn request(daemon: &Daemon) -> TerritoryHeartbeatRequest {
     let count = u64::try_from(held.len()).unwrap_or(u64::MAX);
     TerritoryHeartbeatRequest {
         nexus_version: Some(crate::VERSION.to_owned()),
-        labels: engine.config.labels.clone(),
+        labels: daemon.labels.borrow().clone(),
         capacity: Capacity {
             max_concurrent: u32::try_from(engine.config.max_concurrent_directives).ok(),
             sandbox_health: engine

@@ -24,6 +24,7 @@ mod restarting;
 mod resting;
 mod rootfs;
 mod run;
+mod service;
 mod starting;
 mod stopping;
 mod tools;

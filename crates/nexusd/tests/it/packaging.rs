@@ -75,7 +75,7 @@ fn service(name: &str) -> Vec<(String, String)> {
 #[test]
 fn the_daemon_s_unit_keeps_every_rule() {
     let unit = service("nexusd.service");
-    assert_eq!(value(&unit, "Type"), Some("exec"), "the unit was read");
+    assert_eq!(value(&unit, "Type"), Some("notify"), "the unit was read");
     assert_eq!(complaints(&unit), Vec::<String>::new());
     // A drop-in adds to the unit, and what it says last counts.
     let with_root = [unit, service("nexusd-as-root.conf")].concat();

@@ -89,11 +89,12 @@ pub(super) const FORBIDDEN: &[Rule] = &[
         NotNegative,
         "sandboxes inherit the value as the least that they may set for themselves: other services would be killed first",
     ),
-    rule("WatchdogSec", Absent, "the daemon does not send keep-alives to systemd: it would be killed"),
 ];
 
 /// What the daemon leans on.
 pub(super) const REQUIRED: &[Rule] = &[
+    rule("Type", Exactly("notify"), "the service is up once the mothership was told, not once the program is loaded"),
+    rule("WatchdogSec", Exactly("60s"), "a daemon that hangs holds leases that nobody works on"),
     rule("Delegate", Exactly("yes"), "without a cgroup subtree of its own the daemon can enforce no limit"),
     rule("OOMPolicy", Exactly("continue"), "one directive out of memory would stop the daemon and with it all others"),
     rule(
