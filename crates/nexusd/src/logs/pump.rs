@@ -322,14 +322,14 @@ impl Pump {
 
     async fn finish(&mut self) {
         let trouble = self.stage.as_ref().and_then(|stage| stage.trouble().cloned());
-        let complete = self.stage.as_ref().is_some_and(|stage| stage.summary().complete);
+        let settled = self.stage.as_ref().is_some_and(|stage| stage.is_settled());
         // A spool that could not be read, or whose upload broke off, may hold what nobody has: the next start tries again.
         let keep = match &trouble {
             Some(trouble) => {
                 tracing::error!(directive_id = %self.calls.id(), %trouble, "the log is not whole");
                 matches!(trouble, LogTrouble::Spool(_))
             }
-            None => !complete,
+            None => !settled,
         };
         if !keep {
             self.on_disk(Stage::remove).await;

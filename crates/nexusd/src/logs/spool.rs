@@ -237,7 +237,11 @@ impl Spool {
             return Ok(());
         }
         self.delete_dead()?;
-        fs::remove_dir(&self.dir)
+        match fs::remove_dir(&self.dir) {
+            // What was set aside stays for whoever wants to look at it.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Makes the spool's folder if need be (for what is kept beside the segments).

@@ -45,6 +45,8 @@ pub(super) struct Stage {
     at_line_start: [bool; 2],
     ended: bool,
     trouble: Option<LogTrouble>,
+    /// Some of what an earlier process kept could not be read: what is shipped is not all there was.
+    damaged: bool,
     clear: Vec<u8>,
     pub(super) counters: Arc<LogCounters>,
 }
@@ -69,6 +71,7 @@ impl Stage {
             at_line_start: [true; 2],
             ended: false,
             trouble: None,
+            damaged: false,
             clear: Vec::new(),
             counters,
         }
@@ -97,10 +100,14 @@ impl Stage {
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    tracing::error!(file = %path.display(), %error, "held output cannot be read and is dropped");
+                    let aside = path.with_extension("ring.corrupt");
+                    std::fs::rename(&path, &aside)?;
+                    tracing::error!(file = %aside.display(), %error, "held output cannot be read: it is set aside, and the log has a gap");
+                    stage.damaged = true;
                 }
             }
         }
+        stage.damaged |= !leftover.set_aside.is_empty();
         stage.budget = Budget::resumed(leftover.max_output, leftover.shipped, holding);
         stage.at_line_start = [false; 2];
         for ((seen, shipped), held) in stage.seen.iter_mut().zip(leftover.shipped).zip(held) {
@@ -236,8 +243,13 @@ impl Stage {
             streams: [stream(0), stream(1)],
             overflow: self.kept.clone(),
             trouble: self.trouble.clone(),
-            complete: chunks == self.acknowledged && self.trouble.is_none(),
+            complete: self.is_settled() && !self.damaged,
         }
+    }
+
+    /// Whether every chunk there is has been acknowledged.
+    pub(super) fn is_settled(&self) -> bool {
+        self.spool.chunks() == self.acknowledged && self.trouble.is_none()
     }
 
     /// Head, or held for the end.

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use nexusd::logs::{Logs, recover};
+use nexusd::logs::{Leftover, Logs, recover};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,9 +38,8 @@ async fn killed_and_recovered(held: bool, damage: impl Fn(&std::path::Path)) -> 
     (bed, out)
 }
 
-async fn ship_leftovers(bed: &Bed) -> nexusd::logs::LogSummary {
+async fn ship_leftovers(bed: &Bed, mut leftovers: Vec<Leftover>) -> nexusd::logs::LogSummary {
     bed.server.heal();
-    let mut leftovers = recover(&bed.spool_root()).unwrap();
     assert_eq!(leftovers.len(), 1);
     let tasks = TaskTracker::new();
     let calls = directive(&bed.server);
@@ -57,7 +56,7 @@ async fn ship_leftovers(bed: &Bed) -> nexusd::logs::LogSummary {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_is_shipped_after_a_kill() {
     let (bed, out) = killed_and_recovered(false, |_| {}).await;
-    let summary = ship_leftovers(&bed).await;
+    let summary = ship_leftovers(&bed, recover(&bed.spool_root()).unwrap()).await;
     assert!(summary.complete, "{summary:?}");
     assert!(bed.server.stored(OUT) == out);
     assert_eq!(bed.server.stored(ERR), b"[nexusd] restarted\n");
@@ -69,7 +68,7 @@ async fn a_spool_is_shipped_after_a_kill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn held_output_is_shipped_after_a_kill() {
     let (bed, out) = killed_and_recovered(true, |_| {}).await;
-    let summary = ship_leftovers(&bed).await;
+    let summary = ship_leftovers(&bed, recover(&bed.spool_root()).unwrap()).await;
     assert!(summary.complete, "{summary:?}");
     let shown = bed.server.stored(OUT);
     let marker = format!("\n[... {} bytes truncated ...]\n", summary.stream(OUT).left_out);
@@ -89,7 +88,7 @@ async fn a_torn_last_record_is_dropped_and_no_good_one() {
         std::fs::File::options().write(true).open(&last).unwrap().set_len(len - 1).unwrap();
     })
     .await;
-    let summary = ship_leftovers(&bed).await;
+    let summary = ship_leftovers(&bed, recover(&bed.spool_root()).unwrap()).await;
     assert!(summary.complete);
     let shown = bed.server.stored(OUT);
     assert!(out.starts_with(&shown));
@@ -108,10 +107,29 @@ async fn a_damaged_segment_is_set_aside_by_name_and_what_is_good_is_shipped() {
     let found = recover(&bed.spool_root()).unwrap();
     assert_eq!(found[0].set_aside.len(), 1);
     assert!(found[0].set_aside[0].path.to_str().unwrap().ends_with(".seg.corrupt"));
-    drop(found);
-    ship_leftovers(&bed).await;
+    let summary = ship_leftovers(&bed, found).await;
+    assert!(!summary.complete, "what is missing is not said to be there");
     let shown = bed.server.stored(OUT);
     assert!(out.starts_with(&shown) && shown.len() > 100_000);
+    let kept: Vec<_> =
+        std::fs::read_dir(bed.spool_root().join("d-1")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(kept.len() == 1 && kept[0].to_str().unwrap().ends_with(".seg.corrupt"), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_ring_is_set_aside_by_name_and_the_head_is_shipped() {
+    let (bed, out) = killed_and_recovered(true, |dir| {
+        use std::os::unix::fs::FileExt as _;
+        let ring = dir.join("stdout.ring");
+        std::fs::File::options().write(true).open(ring).unwrap().write_all_at(b"\xff\xff\xff", 20).unwrap();
+    })
+    .await;
+    let found = recover(&bed.spool_root()).unwrap();
+    let summary = ship_leftovers(&bed, found).await;
+    assert!(!summary.complete);
+    let shown = bed.server.stored(OUT);
+    assert!(out.starts_with(&shown) && shown.len() == 112_500, "{}", shown.len());
+    assert!(bed.spool_root().join("d-1/stdout.ring.corrupt").exists());
 }
 
 fn last_segment(dir: &std::path::Path) -> std::path::PathBuf {
