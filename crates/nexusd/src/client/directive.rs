@@ -14,6 +14,7 @@ use conduits::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::error::{CallError, Said};
 use super::{Call, Held, Mothership, encode, token};
@@ -63,6 +64,16 @@ impl EncodedChunk {
     }
 }
 
+/// An answer that says something of the report. Any JSON object would pass for one, and what it acknowledges is deleted here,
+/// or let go.
+fn acknowledged<A: DeserializeOwned>(said: serde_json::Map<String, Value>, of_it: &[&str]) -> Result<A, CallError> {
+    let is_one = said.keys().any(|key| ["ok", "directive_id"].contains(&key.as_str()) || of_it.contains(&key.as_str()));
+    if !is_one || said.get("ok") == Some(&Value::Bool(false)) {
+        return Err(CallError::nonsense("it does not say that the report was taken"));
+    }
+    serde_json::from_value(Value::Object(said)).map_err(|error| CallError::nonsense(error.to_string()))
+}
+
 impl DirectiveCalls {
     pub(super) fn new(mothership: Mothership, id: DirectiveId, token: DirectiveToken) -> Self {
         let state = RwLock::new(TokenState { token, generation: 0, given_up: None });
@@ -99,7 +110,8 @@ impl DirectiveCalls {
     /// # Errors
     /// See [`CallError`].
     pub async fn started(&self, request: &StartedRequest) -> Result<StartedAnswer, CallError> {
-        let answer: StartedAnswer = self.post(&conduits::paths::started(&self.id), request).await?;
+        let answer: StartedAnswer =
+            acknowledged(self.post(&conduits::paths::started(&self.id), request).await?, &["state", "duplicate"])?;
         self.about_us(answer.directive_id.as_ref())?;
         Ok(answer)
     }
@@ -164,7 +176,10 @@ impl DirectiveCalls {
     /// # Errors
     /// See [`CallError`].
     pub async fn finished(&self, request: &FinishedRequest) -> Result<FinishedAnswer, CallError> {
-        let answer: FinishedAnswer = self.post(&conduits::paths::finished(&self.id), request).await?;
+        let answer: FinishedAnswer = acknowledged(
+            self.post(&conduits::paths::finished(&self.id), request).await?,
+            &["final_state", "duplicate"],
+        )?;
         self.about_us(answer.directive_id.as_ref())?;
         Ok(answer)
     }

@@ -97,13 +97,16 @@ async fn nonsense_is_survived_and_named() {
     let server = Server::start().await;
     let calls = directive(&server);
     let huge = "x".repeat(5_000_000);
-    let cases: [(Fault, &str); 6] = [
+    let cases: [(Fault, &str); 9] = [
         (Fault::Status(200, None, "<html>Welcome to the hotel</html>"), "no JSON object: <html>Welcome"),
         (Fault::Body(huge), "longer than 4194304 bytes"),
         (Fault::Status(200, None, r#"{"ok":"perhaps"}"#), "invalid type"),
         (Fault::Status(200, None, r#"{"ok":true,"directive_id":"d-2"}"#), "about directive d-2"),
         (Fault::Status(302, None, ""), "unexpected status 302"),
         (Fault::Status(200, None, "[]"), "no JSON object: []"),
+        (Fault::Status(200, None, "{}"), "does not say that the report was taken"),
+        (Fault::Status(200, None, r#"{"directives":[]}"#), "does not say that the report was taken"),
+        (Fault::Status(200, None, r#"{"ok":false}"#), "does not say that the report was taken"),
     ];
     for (fault, want) in cases {
         server.once("/finished", fault);
