@@ -54,6 +54,10 @@ escape-report: bootstrap-test ## attack the sandbox, with each layer left out in
 bench: build ## latencies and memory of the whole system, against plain bubblewrap
 	@$(CARGO) bench --locked -p nexusd --bench latency
 
+.PHONY: chaos
+chaos: bootstrap-test build ## faults, kills and outages in full: nothing lost, nothing twice (make test has a part of it); minutes
+	@tools/chaos.sh
+
 .PHONY: build-linux
 build-linux: bootstrap-build ## static release binaries for amd64 and arm64 in dist/
 	@tools/build-release.sh linux
