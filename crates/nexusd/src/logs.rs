@@ -49,6 +49,10 @@ pub(crate) use spool::boot_id;
 
 /// Commands to the pump that may wait in line.
 const COMMAND_QUEUE: usize = 64;
+/// How often it is looked whether the mothership answers, while an end waits for its log.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// It answers while an answer is not older: probes come every 1.5 s.
+const STILL_THERE: Duration = Duration::from_secs(5);
 /// Largest chunk that the protocol allows by default, in bytes.
 pub const MAX_CHUNK_BYTES: usize = 262_144;
 
@@ -330,19 +334,18 @@ impl Logs {
         }
     }
 
-    /// Completes when `time` has passed in which the mothership counted as reachable.
+    /// Completes when `time` has passed in which the mothership answered, if not us then others: one that takes everything but
+    /// this log counts as unreachable again and again, for moments.
     async fn reachable_time(&self, time: Duration) {
         let Some(calls) = &self.calls else { return tokio::time::sleep(time).await };
         let reach = calls.mothership().reach();
         let mut left = time;
-        loop {
-            if reach.is_down() {
-                reach.changed_from(true).await;
-            }
-            let since = tokio::time::Instant::now();
-            tokio::select! {
-                () = tokio::time::sleep(left) => return,
-                () = reach.changed_from(false) => left = left.saturating_sub(since.elapsed()),
+        while !left.is_zero() {
+            let step = left.min(LOOK_EVERY);
+            tokio::time::sleep(step).await;
+            let answers = reach.last_success().is_some_and(|at| at.elapsed() < STILL_THERE);
+            if answers || !reach.is_down() {
+                left = left.saturating_sub(step);
             }
         }
     }

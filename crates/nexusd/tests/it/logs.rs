@@ -289,6 +289,26 @@ async fn refusal_ends_the_shipping_with_its_reason() {
     assert!(bed.spool_is_empty());
 }
 
+/// Every call but these is answered: the end of the directive is not held back for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mothership_that_answers_a_log_with_nonsense_counts_as_one_that_answers() {
+    let bed = Bed::new().await;
+    bed.server.always("/log_chunks", Fault::Body("<html>Please sign in</html>".to_owned()));
+    let logs = bed.logs(bed.settings(2_000_000, 1000));
+    write(logs.pipe(OUT).unwrap(), vec![bytes(20_000, 3)]).join().unwrap();
+    logs.end_of_output(LONG).await;
+    let begun = Instant::now();
+    let summary = logs.shipped(Duration::from_secs(3)).await;
+    assert!(!summary.complete && summary.trouble.is_none(), "{summary:?}");
+    assert!(begun.elapsed() < Duration::from_millis(4500), "{:?}", begun.elapsed());
+    // It goes on being sent, and arrives once it is taken.
+    bed.server.heal();
+    bed.tasks.close();
+    tokio::time::timeout(LONG, bed.tasks.wait()).await.expect("it is never shipped");
+    assert_eq!(bed.server.stored(OUT), bytes(20_000, 3));
+    assert!(bed.spool_is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_terminal_gets_every_byte() {
     let dir = tempfile::tempdir().unwrap();
