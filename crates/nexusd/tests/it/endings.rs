@@ -77,8 +77,16 @@ async fn a_lost_lease_kills_the_run_and_is_not_reported() {
 async fn nothing_is_lost_while_the_server_fails() {
     require!(Bwrap);
     let bed = Bed::new();
-    for endpoint in [Endpoint::Started, Endpoint::LogChunk, Endpoint::Finished] {
-        for kind in [FaultKind::Status(503, None), FaultKind::DropBefore, FaultKind::DropAfter, FaultKind::Html] {
+    let kinds = [
+        FaultKind::Status(503, None),
+        FaultKind::DropBefore,
+        FaultKind::DropAfter,
+        FaultKind::Html,
+        FaultKind::Garbage,
+        FaultKind::Oversized(5_000_000),
+    ];
+    for endpoint in [Endpoint::Poll, Endpoint::Started, Endpoint::LogChunk, Endpoint::Finished] {
+        for kind in kinds.clone() {
             bed.stub.fail(endpoint, Fault::once(kind.clone()));
             let ended = bed.run(json!({"command": "echo whole; seq 1 1000"})).await;
             let expected: String =
