@@ -51,8 +51,9 @@ escape-report: bootstrap-test ## attack the sandbox, with each layer left out in
 	@KNOCKOUT='$(KNOCKOUT)' WRITE='$(WRITE)' tools/escape-report.sh
 
 .PHONY: bench
-bench: build ## latencies and memory of the whole system, against plain bubblewrap
+bench: build ## latencies, memory and throughput of the whole system, against plain bubblewrap and plain files
 	@$(CARGO) bench --locked -p nexusd --bench latency
+	@$(CARGO) bench --locked -p nexusd --bench shipping
 
 .PHONY: chaos
 chaos: bootstrap-test build ## faults, kills and outages in full: nothing lost, nothing twice (make test has a part of it); minutes

@@ -1,8 +1,9 @@
 #!/bin/sh
 # `make chaos`: the whole figures of the chaos suite (500 directives under faults, 1,000 drains, 100 kill -9), then what logs
-# cost and how fast they go. Prints the seed of each test; NEXUS_TEST_SEED throws the same dice again.
+# cost and how fast they go; of release binaries. Prints the seed of each test; NEXUS_TEST_SEED throws the same dice again.
 set -eu
 cd "$(dirname "$0")/.."
 export NEXUS_CHAOS=full
-cargo build --locked -p nexusd -p mothership
-cargo test --locked -p nexusd --test chaos -- --test-threads 1 --nocapture
+cargo build --release --locked -p nexusd -p mothership
+cargo test --release --locked -p nexusd --test chaos -- --test-threads 1 --nocapture
+cargo bench --locked -p nexusd --bench shipping

@@ -100,7 +100,7 @@ impl Outbox {
         Ok(Opened { outbox, task, leftovers: found.entries, set_aside: found.set_aside })
     }
 
-    /// Entries on disk, for the metrics page.
+    /// Reports that wait for their answer, for the metrics page.
     #[must_use]
     pub fn entries(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

@@ -1,7 +1,7 @@
 //! The control plane and the daemon enrolled with it, used through the user API as any client would.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -26,7 +26,7 @@ pub(crate) struct System {
     client: Client,
     url: String,
     token: String,
-    _files: Files,
+    files: Files,
 }
 
 /// A directive that has ended.
@@ -91,7 +91,7 @@ impl System {
         let ca = Certificate::from_pem(&fs::read(data.join("ca.pem")).unwrap()).unwrap();
         let client = Client::builder().tls_certs_only([ca]).timeout(PATIENCE).no_proxy().build().unwrap();
         let token = fs::read_to_string(data.join("admin-token")).unwrap().trim().to_owned();
-        Self { daemon, _mothership: control, client, url, token, _files: files }
+        Self { daemon, _mothership: control, client, url, token, files }
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> String {
@@ -127,6 +127,21 @@ impl System {
         assert_eq!(view["state"], "succeeded", "{view:#}");
         let at = |name: &str| view[name].as_str().unwrap().parse::<Timestamp>().unwrap();
         Ended { queued: at("queued_at"), leased: at("leased_at"), finished: at("finished_at"), id: id.to_owned() }
+    }
+
+    /// Where the daemon keeps its facilities.
+    pub(crate) fn work_dir(&self) -> PathBuf {
+        self.files.at("facilities")
+    }
+
+    /// Asks for a directive's cancel.
+    pub(crate) async fn cancel(&self, id: &str) {
+        self.call(Method::POST, &format!("/directives/{id}/cancel"), Some(json!({}))).await;
+    }
+
+    /// Waits for a directive's end, whatever it is.
+    pub(crate) async fn gone(&self, id: &str) {
+        self.call(Method::GET, &format!("/directives/{id}/logs/stream"), None).await;
     }
 
     /// Queues a directive and waits for its end.

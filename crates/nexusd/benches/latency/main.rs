@@ -10,6 +10,7 @@
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
+    dead_code,
     missing_docs,
     reason = "a program of its own that ends at the first surprise"
 )]
