@@ -18,6 +18,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use child::{Job, Report, Step};
@@ -164,9 +165,12 @@ fn run(job: &Job<'_>) -> io::Result<()> {
     // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD), close-on-exec.
     let child = unsafe { OwnedFd::from_raw_fd(pidfd) };
     // It has let go of the memory, so it is about to end. Where somebody else has collected it, it has.
-    match waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED) {
-        Ok(_) | Err(rustix::io::Errno::CHILD) => Ok(()),
-        Err(errno) => Err(errno.into()),
+    loop {
+        match waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED) {
+            Ok(_) | Err(Errno::CHILD) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 

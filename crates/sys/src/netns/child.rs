@@ -188,7 +188,7 @@ fn request(netlink: c_int, message: &[u8]) -> Option<()> {
         // SAFETY: the kernel wrote so many bytes.
         *to = unsafe { answer.get(place)?.assume_init() };
     }
-    let errno = -i32::from_ne_bytes(number);
+    let errno = i32::from_ne_bytes(number).wrapping_neg();
     // SAFETY: the place of this thread's errno is always there.
     unsafe { *libc::__errno_location() = errno };
     done(errno)

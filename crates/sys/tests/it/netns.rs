@@ -14,15 +14,22 @@ struct Inside {
     stdout: BufReader<std::process::ChildStdout>,
 }
 
+/// Takes IPv6 away from the network before it is looked at, as a host's settings do.
+const WITHOUT_IPV6: &str = "for each in all default lo; do echo 1 > /proc/sys/net/ipv6/conf/$each/disable_ipv6; done; ";
+
 const SCRIPT: &str = "ip link set lo up; echo up; while read host port; do \
     (exec 3<>/dev/tcp/$host/$port && echo from inside >&3) 2>/dev/null && echo connected || echo refused; done";
 
 impl Inside {
     /// In a user namespace as well, as sandboxes are, or in a network alone.
     fn start(arguments: &[&str]) -> Self {
+        Self::start_with("", arguments)
+    }
+
+    fn start_with(before: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new("unshare")
             .args(arguments)
-            .args(["bash", "-c", SCRIPT])
+            .args(["bash", "-c", &format!("{before}{SCRIPT}")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -113,6 +120,20 @@ fn in_a_network_with_a_user_namespace() {
 fn in_a_network_alone() {
     require!(Root, Ipv6);
     connections_are_taken_for_every_address(Inside::start(&["--net"]));
+}
+
+#[test]
+fn without_ipv6_there_are_sockets_of_ipv4() {
+    require!(Root, Ipv6);
+    let mut inside = Inside::start_with(WITHOUT_IPV6, &["--net"]);
+    let made = inside.make();
+    assert!(!made.ipv6);
+    let https = made.ports.into_iter().find(|port| port.port == 443).unwrap().socket;
+    rustix::net::listen(&https, 8).unwrap();
+    let https = TcpListener::from(https);
+    assert!(inside.connects("198.18.7.9", 443));
+    assert_eq!(accepted(&https).0, "198.18.7.9:443".parse().unwrap());
+    assert!(!inside.connects("fd00:1:2:3::77", 443));
 }
 
 #[test]
