@@ -61,8 +61,9 @@ const HOST_ETC: &[&str] = &[
 const LARGE_ETC: [&str; 7] =
     ["alternatives", "fonts", "java-11-openjdk", "java-17-openjdk", "java-21-openjdk", "java-25-openjdk", "ssl/certs"];
 
-/// Where names are asked for: at the name service that the daemon offers in there. Without one that fails at once.
-const RESOLV_CONF: &str = "# Knows the names that may be reached from here, and no others.\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+/// Where names are asked for: at the name service that the daemon offers in there. Without one that fails at once, so
+/// waiting is for a host that is busy.
+const RESOLV_CONF: &str = "# Knows the names that may be reached from here, and no others.\nnameserver 127.0.0.1\noptions timeout:2 attempts:3\n";
 
 /// What the sandbox's own /etc says.
 const OWN_ETC: &[(&str, &str)] = &[
