@@ -60,3 +60,26 @@ pub fn served_ports(policy: &EgressPolicy, proxy_port: u16) -> Vec<u16> {
     let is_free = |port: &u16| *port != proxy_port && *port != SERVICE.port();
     policy.named_ports().into_iter().filter(is_free).take(MAX_PORTS).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use conduits::NetCapability;
+    use serde_json::json;
+
+    use super::*;
+    use crate::policy::OperatorRules;
+
+    #[test]
+    fn the_lowest_ports_are_served_but_for_two() {
+        let entries: Vec<String> = (20..100).chain([9080]).map(|port| format!("a.example:{port}")).collect();
+        let net = NetCapability::from_value(&json!({"mode": "allowlist", "allow": entries})).unwrap();
+        let policy = EgressPolicy::compile(&net, &OperatorRules::default(), tokio::time::Instant::now()).unwrap();
+        let expected: Vec<u16> = (20..=84).filter(|port| *port != 53).collect();
+        assert_eq!(
+            served_ports(&policy, 80),
+            expected.iter().copied().filter(|port| *port != 80).chain([85]).collect::<Vec<_>>()
+        );
+        assert_eq!(served_ports(&policy, 9080), expected);
+        assert_eq!(expected.len(), MAX_PORTS);
+    }
+}

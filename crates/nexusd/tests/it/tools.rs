@@ -118,15 +118,17 @@ fn git_over_ssh() {
         export GIT_SSH_COMMAND=\"ssh -q -i $PWD/key -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=$PWD/known\"
         git clone -q ssh://root@files.example{} r; cat r/file
         echo pushed > r/file; git -C r -c user.name=n -c user.email=n@e commit -qam pushed --allow-empty; git -C r push -q; rm -rf r
-        ssh -q -i key -o UserKnownHostsFile=known root@files.example echo from ssh",
-        repository.display()
+        ssh -q -i key -o UserKnownHostsFile=known root@files.example echo from ssh
+        scp -q -i key -o UserKnownHostsFile=known root@files.example:{}/hello here; cat here",
+        repository.display(),
+        shop.folder().display()
     );
     let bed = &shop.bed;
     // Each run begins with what the one before pushed.
     let ran = bed.sh(&["files.example:22"], &format!("set -eu\n{script}"));
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "from git\nfrom ssh\n"), "{}", ran.stderr);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "from git\nfrom ssh\nhello\n"), "{}", ran.stderr);
     let ran = bed.run_by(&[], &["--net", "unrestricted"], &["sh", "-c", &format!("set -eu\n{script}")]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "pushed\nfrom ssh\n"), "{}", ran.stderr);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "pushed\nfrom ssh\nhello\n"), "{}", ran.stderr);
     let ran = bed.sh(&["files.example:443"], &format!("set -eu\n{script}"));
     assert!(ran.code != Some(0) && ran.stdout.is_empty(), "{}", ran.stdout);
     assert!(ran.stderr.contains("[egress] denied files.example:22 (PORT_NOT_ALLOWED)"), "{}", ran.stderr);
