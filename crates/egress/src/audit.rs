@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
@@ -21,6 +22,8 @@ use tokio_util::task::TaskTracker;
 pub const AUDIT_QUEUE: usize = 8192;
 /// Events written with one call.
 const BATCH: usize = 512;
+/// How long a line waits for others that go with it.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Where and how much.
 #[derive(Debug, Clone)]
@@ -149,6 +152,15 @@ impl Writer {
                     continue;
                 }
             };
+            if (1..BATCH).contains(&count) {
+                // A write costs more than a connection: the lines of the next moment go with these.
+                cancel.run_until_cancelled(tokio::time::sleep(GATHER)).await;
+                while batch.len() < BATCH
+                    && let Ok(event) = self.events.try_recv()
+                {
+                    batch.push(event);
+                }
+            }
             let lines = self.lines(&mut batch);
             if !lines.is_empty() {
                 let result = self.write(&lines).await;

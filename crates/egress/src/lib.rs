@@ -39,7 +39,7 @@ pub use dial::{Resolver, ResolverError, UpstreamError, UpstreamProxy};
 #[cfg(feature = "knockout")]
 pub use knockout::Knockout;
 pub use names::{NameSockets, PortSocket};
-pub use policy::address::NamedListeners;
+pub use policy::address::{NamedListeners, OwnAddresses};
 pub use policy::nat64::Nat64Prefixes;
 pub use policy::reason::{Decision, Reason};
 pub use policy::{EgressPolicy, OperatorRules, PolicyError, SniPolicy};

@@ -13,14 +13,14 @@ mod names;
 pub mod nat64;
 pub mod reason;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use conduits::{AllowEntry, DnsName, NetCapability, NetMode};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use self::address::{AddressRefusal, AddressRules, NamedListeners};
+use self::address::{AddressRefusal, AddressRules, NamedListeners, OwnAddresses};
 use self::hosts::{Found, HostTable};
 use self::nat64::Nat64Prefixes;
 use self::reason::Reason;
@@ -54,7 +54,7 @@ pub struct OperatorRules {
     /// The addresses of those names, as they were last found.
     pub named_listeners: NamedListeners,
     /// The host's interface addresses and gateways.
-    pub own_addresses: Vec<IpAddr>,
+    pub own_addresses: OwnAddresses,
     /// NAT64 prefixes of this network beside the well-known ones.
     pub nat64_prefixes: Nat64Prefixes,
     /// What to do about a hello without a readable name.
@@ -76,7 +76,7 @@ impl Default for OperatorRules {
             own_listeners: Vec::new(),
             own_names: Vec::new(),
             named_listeners: NamedListeners::default(),
-            own_addresses: Vec::new(),
+            own_addresses: OwnAddresses::default(),
             nat64_prefixes: Nat64Prefixes::default(),
             sni_policy: SniPolicy::Audit,
             sni_check_ports: vec![443],

@@ -71,9 +71,18 @@ impl ProxyListener {
         UnixListener::from_std(listener).map(Self::Unix)
     }
 
+    /// What is accepted inherits it.
+    fn send_at_once(&self) {
+        if let Self::Tcp(listener) = self
+            && let Err(error) = rustix::net::sockopt::set_tcp_nodelay(listener, true)
+        {
+            tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+    }
+
     async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(listener) => Ok(Stream::tcp(listener.accept().await?.0)),
+            Self::Tcp(listener) => Ok(Stream::Tcp(listener.accept().await?.0)),
             Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
         }
     }
@@ -157,6 +166,7 @@ impl Proxy {
 
     /// Serves until cancelled; then closes every connection and says what was done.
     pub async fn serve(self, listener: ProxyListener, cancel: CancellationToken) -> EgressSummary {
+        listener.send_at_once();
         let connections = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(self.shared.policy.max_connections));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));

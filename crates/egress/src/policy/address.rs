@@ -175,13 +175,35 @@ impl NamedListeners {
     }
 }
 
+/// Addresses of the host's interfaces, and its gateways. They come and go while a directive runs (a temporary IPv6 address
+/// lives for a day), so all policies share what was last read. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct OwnAddresses(Arc<RwLock<Vec<IpAddr>>>);
+
+impl From<Vec<IpAddr>> for OwnAddresses {
+    fn from(addresses: Vec<IpAddr>) -> Self {
+        Self(Arc::new(RwLock::new(addresses)))
+    }
+}
+
+impl OwnAddresses {
+    /// Takes the place of what was known, for connections from now on.
+    pub fn set(&self, addresses: Vec<IpAddr>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    fn contains(&self, ip: &IpAddr) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(ip)
+    }
+}
+
 /// What the ladder has to know about this host and from its operator.
 #[derive(Debug, Clone, Default)]
 pub struct AddressRules {
     /// Ranges opened by the operator (`egress.allow_private`).
     pub allow_private: Vec<IpNet>,
     /// Addresses of the host's interfaces, and its gateways.
-    pub own_addresses: Vec<IpAddr>,
+    pub own_addresses: OwnAddresses,
     /// Where the daemon and the mothership listen; an unspecified address stands for every
     /// address of the host.
     pub own_listeners: Vec<SocketAddr>,

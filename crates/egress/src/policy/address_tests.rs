@@ -194,7 +194,7 @@ fn what_means_this_host_or_everybody_cannot_be_opened() {
 fn own_addresses_and_listeners() {
     let rules = AddressRules {
         allow_private: vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()],
-        own_addresses: vec![ip("51.15.1.2"), ip("2a00:1::5"), ip("10.9.9.9")],
+        own_addresses: vec![ip("51.15.1.2"), ip("2a00:1::5"), ip("10.9.9.9")].into(),
         own_listeners: vec![
             "0.0.0.0:9090".parse().unwrap(),
             "10.0.0.5:7443".parse().unwrap(),
@@ -222,6 +222,19 @@ fn own_addresses_and_listeners() {
     for beside in ["127.0.0.1:9091", "10.0.0.5:7444", "10.0.0.6:7443"] {
         assert_eq!(class(beside), Ok(()), "{beside}");
     }
+}
+
+/// So is an address that the host was given while a directive runs.
+#[test]
+fn own_addresses_are_judged_as_they_are_now() {
+    let own = OwnAddresses::default();
+    let rules = AddressRules { own_addresses: own.clone(), ..AddressRules::default() };
+    let judge = || rules.judge("[2a00:1::5]:22".parse().unwrap()).map_err(|refusal| refusal.class);
+    assert_eq!(judge(), Ok(()));
+    own.set(vec![ip("2a00:1::5")]);
+    assert_eq!(judge(), Err(AddressClass::OwnAddress));
+    own.set(Vec::new());
+    assert_eq!(judge(), Ok(()));
 }
 
 /// A name that moves is followed by policies that are compiled already.

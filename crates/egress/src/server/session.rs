@@ -61,7 +61,13 @@ impl Session {
     /// Tells a client in its own protocol that it is one too many.
     pub(super) async fn refuse_one_too_many(mut self) {
         let told = Told::too_many(self.shared.policy.max_connections);
-        match self.first_byte(Instant::now() + LINGER_TIME).await {
+        let first = self.first_byte(Instant::now() + LINGER_TIME).await;
+        let method =
+            if matches!(first, Some(socks::VERSION | socks::VERSION_4)) { Method::Socks5 } else { Method::Http };
+        if first.is_some() {
+            drop(Attempt::unreadable(&self.shared, method, "(too many connections)", told.refusal.reason));
+        }
+        match first {
             Some(socks::VERSION) => self.refuse(&[socks::VERSION, socks::METHOD_REFUSED]).await,
             Some(socks::VERSION_4) => self.refuse(&socks::SOCKS4_REFUSED).await,
             Some(_) => self.refuse(&told.response("")).await,

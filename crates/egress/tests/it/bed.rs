@@ -135,6 +135,8 @@ pub(crate) struct Setup {
     pub(crate) aliases: Aliases,
     pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) credential: Option<Credential>,
+    /// Where the audit goes, if not to a file of the bed's own.
+    pub(crate) audit_sink: Option<PathBuf>,
     /// A layer of the policy that is left out.
     #[cfg(feature = "knockout")]
     pub(crate) knockout: Option<egress::Knockout>,
@@ -152,6 +154,7 @@ impl Setup {
             aliases: Aliases::new(),
             upstream: None,
             credential: None,
+            audit_sink: None,
             #[cfg(feature = "knockout")]
             knockout: None,
         }
@@ -210,7 +213,7 @@ impl Left {
 impl Bed {
     async fn start(setup: Setup, server: SocketAddr, dns: Option<Dns>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let audit_path = folder.path().join("egress.jsonl");
+        let audit_path = setup.audit_sink.clone().unwrap_or_else(|| folder.path().join("egress.jsonl"));
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let audit =
             AuditLog::start(AuditSettings::at(audit_path.clone()), &tasks, CancellationToken::new()).await.unwrap();

@@ -12,7 +12,7 @@ async fn one_connection_too_many_is_told_so_in_its_protocol() {
     let to = format!("a.test:{}", origin.port);
     let mut setup = Setup::allowing(&[&to]);
     setup.rules.max_connections = 4;
-    let bed = setup.start().await;
+    let mut bed = setup.start().await;
     let mut open = Vec::new();
     for _ in 0..4 {
         let mut client = bed.client().await;
@@ -25,6 +25,8 @@ async fn one_connection_too_many_is_told_so_in_its_protocol() {
     assert!(body.contains("4 connections") && body.contains("egress.max_connections"), "{body}");
     assert_eq!(bed.talk([5, 1, 0]).await.as_bytes(), "\u{5}\u{fffd}".as_bytes());
     assert_eq!(bed.counters.connections_refused(), 2);
+    assert_eq!(bed.denials.try_recv().unwrap().to_string(), "[egress] denied (too many connections) (OTHER)");
+    bed.denials.try_recv().unwrap_err();
     open[3].send("still").await;
     open[3].expect("still").await;
     open.pop();
@@ -65,6 +67,46 @@ async fn a_flood_is_survived() {
         assert!(began.elapsed() < Duration::from_secs(10), "alive again");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// In the earlier proxy the audit was written in the connection's path: a sink that took 5 ms a line left 173 set-ups a
+/// second. Here it takes nothing at all.
+#[tokio::test]
+async fn an_audit_that_stands_still_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = folder.path().join("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &sink,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+    let never_read = rustix::fs::open(&sink, flags, rustix::fs::Mode::empty()).unwrap();
+    let origin = Origin::echo().await;
+    let to = format!("a.test:{}", origin.port);
+    let bed = Setup { audit_sink: Some(sink), ..Setup::allowing(&[&to]) }.start().await;
+    // More lines than the pipe and the queue before it can hold.
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let proxy = bed.proxy;
+        tasks.spawn(async move {
+            for _ in 0..1250 {
+                let mut client = crate::bed::Client(tokio::net::TcpStream::connect(proxy).await.unwrap());
+                client.send("CONNECT b.test:443 HTTP/1.1\r\n\r\n").await;
+                assert!(client.head().await.starts_with("HTTP/1.1 403"));
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert!(bed.counters.audit_dropped() > 0, "what is lost is counted");
+    let mut client = bed.client().await;
+    client.tunnel(&to).await;
+    client.send("x").await;
+    client.expect("x").await;
+    drop(never_read);
 }
 
 #[tokio::test]

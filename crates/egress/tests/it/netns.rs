@@ -18,10 +18,10 @@ use tokio::task::JoinSet;
 use crate::bed::{Bed, Dns, Setup, Zone, read_head, refusal, zone};
 
 /// Where the origin answers as anybody on the Internet would.
-const PUBLIC: &[&str] = &["93.184.216.34", "151.101.1.69", "2606:2800:220:1::34"];
+pub(crate) const PUBLIC: &[&str] = &["93.184.216.34", "151.101.1.69", "2606:2800:220:1::34"];
 
 /// Forbidden addresses that are made to work on the far side: only the proxy's judgement keeps them unreached.
-const FORBIDDEN: &[&str] = &[
+pub(crate) const FORBIDDEN: &[&str] = &[
     "10.0.0.1",
     "100.64.0.1",
     "168.63.129.16",
@@ -56,7 +56,7 @@ const FORBIDDEN: &[&str] = &[
 ];
 
 /// Forbidden addresses that no far side can have: they mean this host, everybody, or are turned into IPv4 by the kernel.
-const FORBIDDEN_HERE: &[&str] = &[
+pub(crate) const FORBIDDEN_HERE: &[&str] = &[
     "0.0.0.0",
     "127.0.0.1",
     "127.8.8.8",
@@ -77,10 +77,10 @@ const FORBIDDEN_HERE: &[&str] = &[
     "::10.0.0.1",
 ];
 
-struct Namespace(String);
+pub(crate) struct Namespace(String);
 
 impl Namespace {
-    fn new(role: &str) -> Self {
+    pub(crate) fn new(role: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("egress-{role}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         ip(&format!("netns add {name}"));
@@ -88,7 +88,10 @@ impl Namespace {
     }
 
     /// Runs a future on a thread of its own inside the namespace.
-    fn run<T: Send + 'static>(&self, work: impl AsyncFnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        work: impl AsyncFnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
         let file = File::open(format!("/run/netns/{}", self.0)).unwrap();
         std::thread::spawn(move || {
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
@@ -109,7 +112,7 @@ fn ip(arguments: &str) {
 }
 
 /// Says so aloud and lets the test pass where the machine cannot make namespaces, unless it must.
-fn can_make_namespaces() -> bool {
+pub(crate) fn can_make_namespaces() -> bool {
     let able = rustix::process::geteuid().is_root() && Command::new("ip").arg("-V").output().is_ok();
     let required = std::env::var("NEXUS_REQUIRE").is_ok_and(|list| list.split(',').any(|word| word == "netns"));
     assert!(able || !required, "network namespaces are required (NEXUS_REQUIRE) and need root and iproute2");
@@ -119,7 +122,7 @@ fn can_make_namespaces() -> bool {
     able
 }
 
-fn join(near: &Namespace, far: &Namespace) {
+pub(crate) fn join(near: &Namespace, far: &Namespace) {
     let (near, far) = (&near.0, &far.0);
     ip(&format!("-n {near} link add out type veth peer name in netns {far}"));
     for (namespace, device, four, six) in
@@ -191,13 +194,9 @@ fn across<T: Send + 'static>(
         let mut setup = Setup::allowing(&[]);
         setup.net =
             json!({"mode": "allowlist", "allow": names.keys().map(|name| format!("{name}:80")).collect::<Vec<_>>()});
-        setup.rules.own_addresses =
-            egress::host_addresses::read(std::path::Path::new("/proc/thread-self/net")).unwrap();
-        assert!(
-            setup.rules.own_addresses.contains(&"11.99.0.2".parse().unwrap()),
-            "the namespace's own: {:?}",
-            setup.rules.own_addresses
-        );
+        let own = egress::host_addresses::read(std::path::Path::new("/proc/thread-self/net")).unwrap();
+        setup.rules.own_addresses = own.clone().into();
+        assert!(own.contains(&"11.99.0.2".parse().unwrap()), "the namespace's own: {own:?}");
         setup.rules.allow_private =
             if open { vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()] } else { Vec::new() };
         client(setup.start_with("11.99.0.1:5300".parse::<SocketAddr>().unwrap()).await).await

@@ -11,7 +11,7 @@ fn sized(width: usize, data: &[u8]) -> Vec<u8> {
 }
 
 /// A client hello with these names in its SNI extension (none: no extension), over records of this size.
-fn hello(name: Option<&str>, ech: bool, record: usize) -> Vec<u8> {
+pub(crate) fn hello(name: Option<&str>, ech: bool, record: usize) -> Vec<u8> {
     let mut extensions = Vec::new();
     if let Some(name) = name {
         extensions

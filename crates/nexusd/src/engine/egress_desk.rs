@@ -4,15 +4,24 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use conduits::DnsName;
-use egress::{AuditLog, EgressCounters, Nat64Prefixes, OperatorRules, Resolver, UpstreamError, UpstreamProxy};
+use egress::{
+    AuditLog, EgressCounters, Nat64Prefixes, OperatorRules, OwnAddresses, Resolver, UpstreamError, UpstreamProxy,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{EngineError, nat64, own_names};
 use crate::config::{self, Config, ProxyUrl};
+
+/// Where the kernel tells of the host's addresses.
+const PROC_NET: &str = "/proc/net";
+
+/// How often it is asked while directives run.
+const OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(10);
 
 /// What all egress proxies share.
 #[derive(Debug)]
@@ -42,6 +51,7 @@ impl EgressDesk {
         let (resolver, fixed) = (Resolver::from_system()?, operator_rules(config, upstream.as_ref()));
         let prefixes = nat64::Follower { resolver: resolver.clone(), prefixes: fixed.nat64_prefixes.clone() };
         tasks.spawn(prefixes.run(stop.clone()));
+        tasks.spawn(follow_own_addresses(fixed.own_addresses.clone(), stop.clone()));
         let (asked, own_names_asked) = watch::channel(fixed.own_names.is_empty());
         if !fixed.own_names.is_empty() {
             let (names, listeners) = (fixed.own_names.clone(), fixed.named_listeners.clone());
@@ -60,13 +70,24 @@ impl EgressDesk {
         }
     }
 
-    /// The operator's rules with the host's addresses as they are now: they come and go.
+    /// The operator's rules. The host's addresses are as they are now, and followed from here on.
     ///
     /// # Errors
     /// The host's addresses are not known: without them a directive could reach the host's own services.
     pub fn rules(&self) -> io::Result<OperatorRules> {
-        let own_addresses = egress::host_addresses::read(Path::new("/proc/net"))?;
-        Ok(OperatorRules { own_addresses, ..self.fixed.clone() })
+        self.fixed.own_addresses.set(egress::host_addresses::read(Path::new(PROC_NET))?);
+        Ok(self.fixed.clone())
+    }
+}
+
+/// Addresses come and go while directives run. One that cannot be read changes nothing: the next start of a directive
+/// says so.
+async fn follow_own_addresses(own: OwnAddresses, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(OWN_ADDRESSES_EVERY)).await.is_some() {
+        match egress::host_addresses::read(Path::new(PROC_NET)) {
+            Ok(addresses) => own.set(addresses),
+            Err(error) => tracing::debug!(%error, "the host's own addresses cannot be read again"),
+        }
     }
 }
 
