@@ -43,7 +43,7 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 143' HUP INT TERM # an end by a signal is an end, too
 
 say 'compiling the tests, as make test does'
-cargo test --workspace --no-run --message-format json-render-diagnostics >"$work/artifacts"
+cargo test --workspace --features egress/knockout --no-run --message-format json-render-diagnostics >"$work/artifacts"
 # The program of a package's integration tests.
 tests_of() {
     grep "\"manifest_path\":\"[^\"]*/crates/$1/Cargo.toml\"" "$work/artifacts" | grep '"kind":\["test"\]' |

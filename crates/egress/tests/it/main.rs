@@ -9,6 +9,7 @@
 )]
 
 mod aliases;
+mod attack;
 mod bed;
 mod bounds;
 mod connect;
