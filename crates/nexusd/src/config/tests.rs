@@ -127,6 +127,7 @@ fn variables_expand_in_values_and_never_show_in_messages() {
         "server_url: ${SECRET}",
         "proxy_url: \"ftp://user:hunter2@h\"",
         "egress: {upstream_proxy: \"user:hunter2@h:1\"}",
+        "egress: {upstream_proxy: \"https://user:hunter2@h:1\"}",
         "limits: {pids: ${SECRET}}",
         "work_dir: \"~${SECRET}\"",
         "log_level: ${SECRET}",

@@ -187,6 +187,15 @@ fn firecracker(r: &mut Reader<'_>) -> Option<FirecrackerSettings> {
     })
 }
 
+/// What the egress proxy asks by `CONNECT` is spoken to as it is, without TLS.
+fn upstream_proxy(text: &str) -> Result<ProxyUrl, String> {
+    let url = ProxyUrl::parse(text)?;
+    match url.expose().scheme() {
+        "http" => Ok(url),
+        _ => Err("must begin with http://: a proxy that wants to be spoken to in TLS is not supported here".to_owned()),
+    }
+}
+
 fn egress(r: &mut Reader<'_>) -> Option<EgressSettings> {
     Some(EgressSettings {
         allow_private: unique(r, "egress.allow_private", |text| sentence(text, network(text))),
@@ -194,7 +203,7 @@ fn egress(r: &mut Reader<'_>) -> Option<EgressSettings> {
         sni_check_ports: unique(r, "egress.sni_check_ports", |text| sentence(text, port(text))),
         max_connections: usize::try_from(r.number("egress.max_connections")?).ok()?,
         idle_timeout: r.duration("egress.idle_timeout"),
-        upstream_proxy: r.optional_secret("egress.upstream_proxy", ProxyUrl::parse),
+        upstream_proxy: r.optional_secret("egress.upstream_proxy", upstream_proxy),
         ca_bundle: r.path("egress.ca_bundle"),
     })
 }

@@ -7,6 +7,7 @@ mod client;
 mod collecting;
 mod config;
 mod doctor;
+mod egress;
 mod endings;
 mod enroll;
 mod hostile_input;
