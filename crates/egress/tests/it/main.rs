@@ -13,6 +13,7 @@ mod attack;
 mod bed;
 mod bounds;
 mod connect;
+mod corpus;
 mod denied;
 mod forward;
 mod names;
