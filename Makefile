@@ -12,6 +12,8 @@ KNOCKOUT ?=
 WRITE ?=
 # make demo KEEP=1: leave the control plane and the daemon running
 KEEP ?=
+# make fuzz SECONDS=600: so long for each target
+SECONDS ?= 60
 
 .PHONY: help
 help: ## print this list
@@ -51,13 +53,21 @@ escape-report: bootstrap-test ## attack the sandbox, with each layer left out in
 	@KNOCKOUT='$(KNOCKOUT)' WRITE='$(WRITE)' tools/escape-report.sh
 
 .PHONY: bench
-bench: build ## latencies, memory and throughput of the whole system, against plain bubblewrap and plain files
+bench: build bench-egress ## latencies, memory and throughput of the whole system, against plain bubblewrap and files; the egress proxy against others
 	@$(CARGO) bench --locked -p nexusd --bench latency
 	@$(CARGO) bench --locked -p nexusd --bench shipping
 
 .PHONY: chaos
 chaos: bootstrap-test build ## faults, kills and outages in full: nothing lost, nothing twice (make test has a part of it); minutes
 	@tools/chaos.sh
+
+.PHONY: bench-egress
+bench-egress: bootstrap-bench ## the egress proxy beside tinyproxy, squid and microsocks: set-ups, throughput, processor time, memory
+	@$(CARGO) bench --locked -p egress --bench proxies
+
+.PHONY: fuzz
+fuzz: bootstrap-fuzz ## fuzz each parser of hostile bytes (SECONDS=60 each; KEEP=1 makes the committed corpora anew)
+	@KEEP='$(KEEP)' tools/fuzz.sh '$(SECONDS)'
 
 .PHONY: build-linux
 build-linux: bootstrap-build ## static release binaries for amd64 and arm64 in dist/
@@ -76,6 +86,6 @@ clean: ## remove what was built here
 	@rm -rf dist nexusd mothership
 	@$(CARGO) clean
 
-.PHONY: bootstrap-build bootstrap-check bootstrap-run bootstrap-test bootstrap-vm
-bootstrap-build bootstrap-check bootstrap-run bootstrap-test bootstrap-vm: bootstrap-%:
+.PHONY: bootstrap-bench bootstrap-build bootstrap-check bootstrap-fuzz bootstrap-run bootstrap-test bootstrap-vm
+bootstrap-bench bootstrap-build bootstrap-check bootstrap-fuzz bootstrap-run bootstrap-test bootstrap-vm: bootstrap-%:
 	@tools/bootstrap.sh $*

@@ -7,6 +7,8 @@
 #   tools/bootstrap.sh run      the same as build, and what sandboxes need: bubblewrap, socat, user namespaces
 #   tools/bootstrap.sh test     the same as run, and the tools that the compatibility tests use inside a sandbox: Node,
 #                               a JDK, Go, … (some 700 MB). Where they cannot be installed those tests skip themselves.
+#   tools/bootstrap.sh bench    the same as run, and the proxies that ours is measured against; what cannot be had is not measured
+#   tools/bootstrap.sh fuzz     the same as build, and a C++ compiler for libFuzzer
 #   tools/bootstrap.sh vm       the same as build, and the machine in the machine: QEMU, what is put on its disk, a kernel
 #
 # Packages come by apt-get (with sudo where it is not run by root), Rust by rustup into ~/.cargo (no shell profile is
@@ -16,8 +18,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 purpose=${1:-run}
-case $purpose in build | check | run | test | vm) ;; *)
-    echo "usage: tools/bootstrap.sh build|check|run|test|vm" >&2
+case $purpose in bench | build | check | fuzz | run | test | vm) ;; *)
+    echo "usage: tools/bootstrap.sh bench|build|check|fuzz|run|test|vm" >&2
     exit 2
     ;;
 esac
@@ -53,7 +55,7 @@ outdated() { [ "$(version_number)" -lt "$wanted_number" ]; }
 missing='' # what has to be there
 wanted_too='' # what only some tests use
 need_command() { have "$1" || missing="$missing $2"; }
-want_program() { [ -x "/usr/bin/$1" ] || [ -x "/usr/local/bin/$1" ] || wanted_too="$wanted_too $2"; }
+want_program() { [ -x "/usr/bin/$1" ] || [ -x "/usr/local/bin/$1" ] || [ -x "/usr/sbin/$1" ] || wanted_too="$wanted_too $2"; }
 need_file() { # a glob, the package that brings it
     for found in $1; do
         [ -e "$found" ] && return
@@ -70,7 +72,13 @@ if [ "$(uname -s)" = Linux ]; then
     [ "$purpose" != build ] || need_file '/usr/lib/*/libc.a /usr/lib/libc.a /usr/lib64/libc.a' libc6-dev
     need_file '/etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt' ca-certificates
     ! outdated || have rustup || need_command curl curl
-    if [ "$purpose" = run ] || [ "$purpose" = test ]; then
+    [ "$purpose" != fuzz ] || need_command g++ g++
+    if [ "$purpose" = bench ]; then
+        want_program tinyproxy tinyproxy-bin
+        want_program squid squid
+        want_program microsocks microsocks
+    fi
+    if [ "$purpose" = run ] || [ "$purpose" = test ] || [ "$purpose" = bench ]; then
         need_command bwrap bubblewrap
         need_command socat socat
         need_command ip iproute2
