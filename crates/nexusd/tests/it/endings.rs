@@ -62,11 +62,11 @@ async fn a_lost_lease_kills_the_run_and_is_not_reported() {
     require!(Bwrap);
     let bed = Bed::new();
     let mark = bed.dir.join("still-alive");
-    let command = format!("echo up; sleep 3; touch {}", mark.display());
+    let command = format!("echo up; sleep 7; touch {}", mark.display());
     let id = bed.queue(json!({"command": command, "sandbox_profile": "host"}));
     bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
     bed.stub.lose_lease(&id);
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     assert!(!mark.exists(), "the command went on without its lease");
     assert_eq!(bed.stub.count(Endpoint::Finished), 0, "the end of a lost directive was reported");
     // The daemon lives on.

@@ -65,8 +65,14 @@ junk += [bytes(random.randrange(256) for _ in range(random.randrange(600))) for 
 for j in range(500):
     changed = bytearray(good); changed[random.randrange(len(good))] = random.randrange(256); junk.append(bytes(changed))
 for part in junk: udp.send(part)
-# What was answered of that is thrown away; then an answer is an answer.
+# What was answered of that is thrown away; then an answer is an answer. A question may find the queue full of garbage still.
 udp.close()
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.settimeout(0.2)
+udp.connect(("127.0.0.1", 53))
+while True:
+    try: ask("db.example"); break
+    except OSError: pass
 print(look("db.example", socket.AF_INET))
 # Over TCP: lengths that lie, halves, more connections than are served, an end in the middle.
 for part in [b"", b"\0", b"\0\0", b"\xff\xff", b"\x10\x01" + b"x" * 4097, b"\0\x0c" + b"\xff" * 12, b"\0\x20" + good[:9]]:
