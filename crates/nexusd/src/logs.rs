@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use conduits::LogStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::client::DirectiveCalls;
@@ -188,12 +188,16 @@ impl LogSummary {
 }
 
 /// The output of one directive. Cheap to clone. Everything behind it ends by itself when the log is sealed
-/// ([`Logs::shipped`]) and its last chunk acknowledged, or at once (keeping the spool) when its token is cancelled.
+/// ([`Logs::shipped`]), its last chunk acknowledged and the last clone dropped, or at once (keeping the spool) when its token is
+/// cancelled. To be held until the end is told: a process that is killed before that leaves the numbers of its chunks, so that
+/// the next one goes on behind them.
 #[derive(Debug, Clone)]
 pub struct Logs {
     commands: mpsc::Sender<Command>,
     progress: watch::Receiver<Progress>,
     calls: Option<DirectiveCalls>,
+    /// What the spool says of the numbers stays on disk while anybody holds this: until the end is told.
+    _held: Arc<DropGuard>,
 }
 
 /// What the handle asks of the task behind it.
@@ -227,8 +231,9 @@ impl Logs {
         let (show, progress) = watch::channel(Progress::default());
         let flush_interval = settings.flush_interval;
         let stage = (stage::Stage::new(calls.id(), settings), flush_interval);
-        tasks.spawn(pump::Pump::new(stage, calls.clone(), inbox, show).run(cancel));
-        Self { commands, progress, calls: Some(calls) }
+        let let_go = CancellationToken::new();
+        tasks.spawn(pump::Pump::new(stage, calls.clone(), inbox, show).run(cancel, let_go.clone()));
+        Self { commands, progress, calls: Some(calls), _held: Arc::new(let_go.drop_guard()) }
     }
 
     /// What an earlier process left of a directive's output; `notice`, `end_of_output` and `shipped` go on where it
@@ -247,8 +252,10 @@ impl Logs {
         let flush_interval = settings.flush_interval;
         let stage = stage::Stage::recovered(leftover, settings)?;
         let (show, progress) = watch::channel(Progress { summary: stage.summary(), sealed: false });
-        tasks.spawn(pump::Pump::new((stage, flush_interval), calls.clone(), inbox, show).run(cancel));
-        Ok(Self { commands, progress, calls: Some(calls) })
+        let let_go = CancellationToken::new();
+        let pump = pump::Pump::new((stage, flush_interval), calls.clone(), inbox, show);
+        tasks.spawn(pump.run(cancel, let_go.clone()));
+        Ok(Self { commands, progress, calls: Some(calls), _held: Arc::new(let_go.drop_guard()) })
     }
 
     /// Output that goes to these two descriptors, byte for byte.
@@ -258,7 +265,7 @@ impl Logs {
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         let (show, progress) = watch::channel(Progress::default());
         tasks.spawn(terminal::run(file(stdout), file(stderr), inbox, show, cancel));
-        Self { commands, progress, calls: None }
+        Self { commands, progress, calls: None, _held: Arc::new(CancellationToken::new().drop_guard()) }
     }
 
     /// A pipe for one stream. The write end (close-on-exec, blocking) is for the sandbox driver; its last copy closed is

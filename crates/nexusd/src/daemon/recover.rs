@@ -81,7 +81,9 @@ pub(super) async fn recover(daemon: &Arc<Daemon>, reports: Vec<Entry>, set_aside
         daemon.engine.tasks.spawn(of_one.settle(left, switch).instrument(span));
     }
     for (id, leftover) in spools {
-        warn!(directive = %id, bytes = leftover.waiting_bytes(), "output of a run that was cut off cannot be shipped without its lease: dropped");
+        if leftover.waiting_bytes() > 0 {
+            warn!(directive = %id, bytes = leftover.waiting_bytes(), "output of a run that was cut off cannot be shipped without its lease: dropped");
+        }
         if let Err(error) = leftover.discard() {
             warn!(directive = %id, %error, "its spool stays behind");
         }
@@ -104,6 +106,12 @@ async fn spools(daemon: &Daemon) -> BTreeMap<DirectiveId, Leftover> {
         }
     };
     found.into_iter().map(|leftover| (leftover.directive_id.clone(), leftover)).collect()
+}
+
+/// What was shipped of a log, which is held until the end is told.
+struct Shipped {
+    summary: LogSummary,
+    _logs: Option<Logs>,
 }
 
 /// One directive of an earlier process.
@@ -150,24 +158,26 @@ impl OfOne {
                 if !self.start(started).await {
                     return;
                 }
-                if self.spool.is_some() {
-                    self.ship(log, None).await;
-                }
+                let shipped = match self.spool.is_some() {
+                    true => Some(self.ship(log, None).await),
+                    false => None,
+                };
                 self.daemon.outbox.deliver_again(&self.calls, Report::Finished(finished)).await;
+                drop(shipped);
             }
             Left::Ran { started, told } => {
                 if !told && !self.start(Some(started)).await {
                     return;
                 }
-                let summary = self.ship(log, Some("[nexusd] ended: nexusd was restarted while this ran")).await;
-                self.end(summary).await;
+                let shipped = self.ship(log, Some("[nexusd] ended: nexusd was restarted while this ran")).await;
+                self.end(shipped).await;
             }
             Left::NeverRan { started } => {
                 if self.give_back().await {
                     self.daemon.outbox.forget(self.calls.id()).await;
                 } else if self.start(Some(started)).await {
-                    let summary = self.ship(log, Some("[nexusd] not run: nexusd was restarted before it began")).await;
-                    self.end(summary).await;
+                    let shipped = self.ship(log, Some("[nexusd] not run: nexusd was restarted before it began")).await;
+                    self.end(shipped).await;
                 }
             }
         }
@@ -195,7 +205,7 @@ impl OfOne {
     }
 
     /// Ships what the spool holds, and this line; at most for as long as an end is held back for it.
-    async fn ship(&mut self, log: &CancellationToken, line: Option<&str>) -> LogSummary {
+    async fn ship(&mut self, log: &CancellationToken, line: Option<&str>) -> Shipped {
         let (daemon, config) = (&self.daemon, &self.daemon.engine.config);
         let settings = LogSettings {
             max_output_bytes: config.log.max_output_bytes,
@@ -217,18 +227,19 @@ impl OfOne {
             Ok(logs) => logs,
             Err(error) => {
                 error!(%error, "output of an earlier run cannot be shipped");
-                return LogSummary::default();
+                return Shipped { summary: LogSummary::default(), _logs: None };
             }
         };
         if let Some(line) = line {
             logs.notice(LogStream::Stderr, line).await;
         }
         logs.end_of_output(Duration::ZERO).await;
-        logs.shipped(SHIP_WITHIN).await
+        Shipped { summary: logs.shipped(SHIP_WITHIN).await, _logs: Some(logs) }
     }
 
     /// The end of a directive whose daemon went away.
-    async fn end(&self, log: LogSummary) {
+    async fn end(&self, shipped: Shipped) {
+        let log = &shipped.summary;
         let mut end = FinishedRequest::new(FinishedStatus::Failed);
         end.stdout_truncated = log.stream(LogStream::Stdout).truncated;
         end.stderr_truncated = log.stream(LogStream::Stderr).truncated;

@@ -118,14 +118,14 @@ impl Pump {
         }
     }
 
-    /// Runs until the log is sealed and shipped, or `cancel`.
-    pub(super) async fn run(mut self, cancel: CancellationToken) {
+    /// Runs until the log is sealed, shipped and let go, or `cancel`.
+    pub(super) async fn run(mut self, cancel: CancellationToken, let_go: CancellationToken) {
         loop {
             self.cut_what_is_due();
             self.fill_uploads().await;
             self.publish();
             if self.is_done() {
-                return self.finish().await;
+                return self.finish(&cancel, &let_go).await;
             }
             match self.next_event(&cancel).await {
                 Event::Cancelled => return self.uploads.shutdown().await,
@@ -320,7 +320,7 @@ impl Pump {
         self.sealed && self.uploads.is_empty() && settled
     }
 
-    async fn finish(&mut self) {
+    async fn finish(&mut self, cancel: &CancellationToken, let_go: &CancellationToken) {
         let trouble = self.stage.as_ref().and_then(|stage| stage.trouble().cloned());
         let settled = self.stage.as_ref().is_some_and(|stage| stage.is_settled());
         // A spool that could not be read, or whose upload broke off, may hold what nobody has: the next start tries again.
@@ -331,10 +331,17 @@ impl Pump {
             }
             None => !settled,
         };
-        if !keep {
-            self.on_disk(Stage::remove).await;
+        if keep {
+            return self.publish();
         }
+        self.on_disk(Stage::settle).await;
         self.publish();
+        tokio::select! {
+            biased;
+            () = let_go.cancelled() => {}
+            () = cancel.cancelled() => return,
+        }
+        self.on_disk(Stage::remove).await;
     }
 
     /// Runs `work` where blocking on the disk stops nobody else.

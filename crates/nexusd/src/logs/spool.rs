@@ -229,7 +229,19 @@ impl Spool {
         }
     }
 
-    /// Deletes everything; for when all is acknowledged.
+    /// Deletes everything but the head of a last segment, which says how far the numbers are; for when all is acknowledged.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        if self.segments.is_empty() {
+            return Ok(());
+        }
+        // First the new one: a kill in between leaves more than is needed, never less.
+        self.begin_segment()?;
+        let last = self.segments.last_key_value().map(|(id, _)| *id);
+        self.dead = self.segments.keys().copied().filter(|id| Some(*id) != last).collect();
+        self.delete_dead()
+    }
+
+    /// Deletes everything; for when all is acknowledged and the end is told.
     pub(super) fn remove(&mut self) -> io::Result<()> {
         self.file = None;
         self.dead = self.segments.keys().copied().collect();

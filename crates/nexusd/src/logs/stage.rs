@@ -204,13 +204,20 @@ impl Stage {
         self.spool.acknowledged(segments);
     }
 
-    /// Everything is settled: nothing stays on disk.
-    pub(super) fn remove(&mut self) {
+    /// Everything is settled: how far the numbers are is all that stays on disk.
+    pub(super) fn settle(&mut self) {
         for stream in STREAMS {
             if self.budget.is_holding(stream) {
                 self.remove_ring(stream);
             }
         }
+        if let Err(error) = self.spool.settle() {
+            tracing::debug!(spool = %self.spool.dir.display(), %error, "a spool that is shipped stays as it is until the end is told");
+        }
+    }
+
+    /// Nothing stays on disk.
+    pub(super) fn remove(&mut self) {
         let result = self.spool.remove();
         if let Err(error) = result {
             tracing::error!(spool = %self.spool.dir.display(), %error, "a spool that is shipped cannot be removed");

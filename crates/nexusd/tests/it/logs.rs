@@ -100,6 +100,7 @@ async fn a_silent_directive_leaves_no_trace() {
     assert_eq!(summary.stream(OUT).chunks, 0);
     assert!(bed.server.seen().is_empty());
     assert!(!bed.spool_root().exists());
+    drop(logs);
     bed.tasks.close();
     bed.tasks.wait().await;
 }
@@ -144,6 +145,7 @@ async fn ten_percent_of_failures_lose_and_double_nothing() {
     for writer in writers {
         writer.join().unwrap();
     }
+    drop(logs);
     bed.tasks.close();
     bed.tasks.wait().await;
     assert!(bed.spool_is_empty());
@@ -284,6 +286,7 @@ async fn refusal_ends_the_shipping_with_its_reason() {
     logs.end_of_output(LONG).await;
     let summary = logs.shipped(Duration::from_millis(500)).await;
     assert!(!summary.complete);
+    drop(logs);
     bed.tasks.close();
     bed.tasks.wait().await;
     assert!(bed.spool_is_empty());
@@ -303,6 +306,7 @@ async fn a_mothership_that_answers_a_log_with_nonsense_counts_as_one_that_answer
     assert!(begun.elapsed() < Duration::from_millis(4500), "{:?}", begun.elapsed());
     // It goes on being sent, and arrives once it is taken.
     bed.server.heal();
+    drop(logs);
     bed.tasks.close();
     tokio::time::timeout(LONG, bed.tasks.wait()).await.expect("it is never shipped");
     assert_eq!(bed.server.stored(OUT), bytes(20_000, 3));

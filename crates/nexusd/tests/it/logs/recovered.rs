@@ -48,6 +48,7 @@ async fn ship_leftovers(bed: &Bed, mut leftovers: Vec<Leftover>) -> nexusd::logs
     logs.notice(ERR, "[nexusd] restarted").await;
     logs.end_of_output(LONG).await;
     let summary = logs.shipped(LONG).await;
+    drop(logs);
     tasks.close();
     tasks.wait().await;
     summary
@@ -130,6 +131,29 @@ async fn a_damaged_ring_is_set_aside_by_name_and_the_head_is_shipped() {
     let shown = bed.server.stored(OUT);
     assert!(out.starts_with(&shown) && shown.len() == 112_500, "{}", shown.len());
     assert!(bed.spool_root().join("d-1/stdout.ring.corrupt").exists());
+}
+
+/// Killed when all was shipped and the end not yet told: the next process goes on behind the numbers that were used.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_shipped_whole_is_counted_until_the_end_is_told() {
+    let bed = Bed::new().await;
+    let logs = bed.logs(bed.settings(2_000_000, 1000));
+    logs.notice(ERR, "first").await;
+    let out = bytes(3000, 11);
+    super::write(logs.pipe(OUT).unwrap(), vec![out.clone()]).join().unwrap();
+    logs.end_of_output(LONG).await;
+    assert!(logs.shipped(LONG).await.complete);
+    bed.cancel.cancel();
+    bed.tasks.close();
+    bed.tasks.wait().await;
+    let found = recover(&bed.spool_root()).unwrap();
+    assert_eq!(found[0].waiting_bytes(), 0);
+    let summary = ship_leftovers(&bed, found).await;
+    assert!(summary.complete, "{summary:?}");
+    assert_eq!((summary.stream(OUT).bytes, summary.stream(ERR).chunks), (3000, 2));
+    assert!(bed.server.stored(OUT) == out);
+    assert_eq!(bed.server.stored(ERR), b"first\n\n[nexusd] restarted\n", "a line by itself, whatever came before");
+    assert!(bed.spool_is_empty());
 }
 
 fn last_segment(dir: &std::path::Path) -> std::path::PathBuf {
