@@ -35,7 +35,8 @@ impl Session {
             let keep = match request::parse(&block) {
                 Err(error) => return self.refuse_head(&error).await,
                 Ok(Request::Connect { to, credential }) => return self.connect(to, credential.as_deref()).await,
-                Ok(Request::Forward(request)) => self.forward(*request).await,
+                // Boxed, as what dials is: a tunnel, which may stay for hours, has no room for it in its task.
+                Ok(Request::Forward(request)) => Box::pin(self.forward(*request)).await,
             };
             if !keep {
                 return;
@@ -50,7 +51,7 @@ impl Session {
             return self.refuse_unauthenticated(Method::Connect, &to).await;
         }
         let mut attempt = Attempt::at(&shared, Method::Connect, &to);
-        match self.open(&mut attempt, &to).await {
+        match Box::pin(self.open(&mut attempt, &to)).await {
             Err(told) => {
                 drop(attempt);
                 self.refuse(&told.response(&to.to_string())).await;

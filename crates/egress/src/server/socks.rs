@@ -87,7 +87,7 @@ impl Session {
     async fn socks5_connect(&mut self, to: Destination) {
         let shared = std::sync::Arc::clone(&self.shared);
         let mut attempt = Attempt::at(&shared, Method::Socks5, &to);
-        match self.open(&mut attempt, &to).await {
+        match Box::pin(self.open(&mut attempt, &to)).await {
             Err(told) => {
                 drop(attempt);
                 self.refuse(&told.reply.message()).await;

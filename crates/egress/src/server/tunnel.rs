@@ -57,7 +57,8 @@ pub(super) async fn carry(
 ) {
     let outcome = {
         let account = &*attempt;
-        let upload = async {
+        // Boxed, for what takes a future holds it twice: an idle tunnel is little more than these two.
+        let upload = Box::pin(async {
             let first = if shared.policy.checks_hello(to.port) {
                 inspect(shared, account, to, client, early).await?
             } else {
@@ -67,8 +68,9 @@ pub(super) async fn carry(
             account.meter.moved(&account.meter.up, first.len());
             drop(first);
             pump(client, origin, &account.meter, &account.meter.up).await.map_err(UploadEnd::Io)
-        };
-        let download = async { pump(origin, client, &account.meter, &account.meter.down).await.map_err(UploadEnd::Io) };
+        });
+        let down = &account.meter.down;
+        let download = Box::pin(async { pump(origin, client, &account.meter, down).await.map_err(UploadEnd::Io) });
         // Both ways to their ends; a failure of one ends both.
         let both = async { tokio::try_join!(upload, download).map(|_| ()) };
         guarded(shared, &account.meter, both).await
