@@ -12,9 +12,9 @@ use crate::contenders::Speech;
 /// Where the origin listens.
 pub(crate) const ORIGIN_PORT: u16 = 18_889;
 /// How long one measurement of set-ups takes.
-const RUN: Duration = Duration::from_millis(600);
+const RUN: Duration = Duration::from_millis(500);
 /// Bytes of one measurement in bulk.
-pub(crate) const BULK: usize = 1 << 30;
+pub(crate) const BULK: usize = 1 << 29;
 /// Bytes read or written at once by load and origin.
 const PIECE: usize = 256 * 1024;
 
