@@ -41,7 +41,8 @@ for name in "$@"; do
     if [ "${KEEP:-}" = 1 ]; then
         rm -rf "$found/$name.kept"
         mkdir "$found/$name.kept"
-        "$program" -merge=1 "$found/$name.kept" "fuzz/corpus/$name" "$found/$name" >>"$log.merge" 2>&1
+        # by edges alone: with how often each was taken, too, it would be thousands of files
+        "$program" -merge=1 -use_counters=0 "$found/$name.kept" "fuzz/corpus/$name" "$found/$name" >>"$log.merge" 2>&1
         rm -rf "fuzz/corpus/$name"
         cp -r "$found/$name.kept" "fuzz/corpus/$name"
     fi
