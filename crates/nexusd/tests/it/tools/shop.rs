@@ -29,7 +29,8 @@ const REPOSITORY: &str = "git init -q -b main work && cd work && echo from git >
     git -C repo.git update-server-info && rm -rf work";
 
 /// As small as it can be: one user, one key, no files of the host's.
-const SSHD: &str = "Port 22\nUsePAM no\nStrictModes no\nPidFile none\nPermitRootLogin yes\nPasswordAuthentication no\n";
+const SSHD: &str = "Port 22\nUsePAM no\nStrictModes no\nPidFile none\nPermitRootLogin yes\nPasswordAuthentication no\n\
+    Subsystem sftp internal-sftp\n";
 
 pub(crate) struct Shop {
     pub(crate) bed: Bed,
