@@ -84,7 +84,7 @@ impl MothershipDesk {
 #[derive(Debug)]
 pub struct TerminalDesk {
     logs: Logs,
-    end: Mutex<Option<FinishedRequest>>,
+    end: Mutex<Option<Box<FinishedRequest>>>,
 }
 
 impl TerminalDesk {
@@ -95,7 +95,7 @@ impl TerminalDesk {
 
     /// The end, once there is one.
     pub fn into_end(self) -> Option<FinishedRequest> {
-        self.end.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.end.into_inner().unwrap_or_else(PoisonError::into_inner).map(|end| *end)
     }
 }
 
@@ -185,7 +185,7 @@ impl Reporter {
     pub async fn finished(&self, request: FinishedRequest, stop: &StopSwitch) {
         let desk = match self {
             Self::Terminal(desk) => {
-                *desk.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+                *desk.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(request));
                 return;
             }
             Self::Mothership(desk) => desk,
