@@ -34,9 +34,10 @@ use testkit::DelayedLink;
 const GIGABYTE: u64 = 1_000_000_000;
 /// Bytes shipped whole.
 const WHOLE: u64 = 100_000_000;
-/// Directives that write at once, and how much each.
+/// Directives that write at once, and how much each: with small chunks and a long way, seconds of shipping, beside which the
+/// moments between their beginnings are little.
 const WRITERS: usize = 50;
-const EACH: u64 = 2_000_000;
+const EACH: u64 = 1_000_000;
 
 fn main() -> ExitCode {
     // `cargo test --all-targets` starts benchmarks too, without this flag: they are no tests.
@@ -159,7 +160,7 @@ struct Shipping {
 }
 
 impl Shipping {
-    fn start(nexusd: &Path, sink: Sink, link: Option<DelayedLink>, slots: usize) -> Self {
+    fn start(nexusd: &Path, sink: Sink, link: Option<DelayedLink>, slots: usize, chunk_bytes: usize) -> Self {
         let files = Files::new();
         let address = link.as_ref().map_or(sink.address(), DelayedLink::address);
         let config = files.at("nexusd.yaml");
@@ -169,7 +170,7 @@ impl Shipping {
             format!(
                 "server_url: http://{address}\nterritory_id: bench\nwork_dir: {}/w\nmin_free_bytes: 0\n\
                  max_concurrent_directives: {slots}\npoll: {{ max_directives_to_claim: {claim} }}\n\
-                 log: {{ max_output_bytes: 400000000, chunk_bytes: 262144 }}\n",
+                 log: {{ max_output_bytes: 400000000, chunk_bytes: {chunk_bytes} }}\n",
                 files.home.path().display()
             ),
         )
@@ -190,7 +191,7 @@ impl Shipping {
 async fn whole(nexusd: &Path, round_trip: Duration, goal: f64) {
     let sink = Sink::start();
     let link = (!round_trip.is_zero()).then(|| DelayedLink::start(sink.address(), round_trip / 2));
-    let shipping = Shipping::start(nexusd, sink, link, 1);
+    let shipping = Shipping::start(nexusd, sink, link, 1, 262_144);
     let mut best: f64 = 0.0;
     for round in 0..3 {
         let id = format!("whole-{round}");
@@ -207,8 +208,8 @@ async fn whole(nexusd: &Path, round_trip: Duration, goal: f64) {
 /// How far apart they are when half of everything has arrived.
 async fn fairness(nexusd: &Path) {
     let sink = Sink::start();
-    let link = DelayedLink::start(sink.address(), Duration::from_millis(10));
-    let shipping = Shipping::start(nexusd, sink, Some(link), WRITERS);
+    let link = DelayedLink::start(sink.address(), Duration::from_millis(50));
+    let shipping = Shipping::start(nexusd, sink, Some(link), WRITERS, 16_384);
     let ids: Vec<String> = (0..WRITERS).map(|n| format!("fair-{n}")).collect();
     for id in &ids {
         shipping.queue(id, &format!("touch up; while [ ! -e go ]; do sleep 0.05; done; head -c {EACH} /dev/zero"));
