@@ -215,6 +215,8 @@ enum Command {
 struct Progress {
     summary: LogSummary,
     sealed: bool,
+    /// All that can be shipped is, whole or not: the task only waits to be let go.
+    over: bool,
 }
 
 impl Logs {
@@ -251,7 +253,7 @@ impl Logs {
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         let flush_interval = settings.flush_interval;
         let stage = stage::Stage::recovered(leftover, settings)?;
-        let (show, progress) = watch::channel(Progress { summary: stage.summary(), sealed: false });
+        let (show, progress) = watch::channel(Progress { summary: stage.summary(), ..Progress::default() });
         let let_go = CancellationToken::new();
         let pump = pump::Pump::new((stage, flush_interval), calls.clone(), inbox, show);
         tasks.spawn(pump.run(cancel, let_go.clone()));
@@ -312,7 +314,7 @@ impl Logs {
         self.command(Command::Seal).await;
         let mut progress = self.progress.clone();
         let done = async {
-            if progress.wait_for(|p| p.sealed && p.summary.complete).await.is_err() {
+            if progress.wait_for(|p| p.over || (p.sealed && p.summary.complete)).await.is_err() {
                 tracing::debug!("the log's task has ended; what it showed last is the answer");
             }
         };

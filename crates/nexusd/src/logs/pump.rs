@@ -304,10 +304,14 @@ impl Pump {
     }
 
     fn publish(&self) {
+        self.publish_with(false);
+    }
+
+    fn publish_with(&self, over: bool) {
         let Some(stage) = &self.stage else { return };
-        let now = Progress { summary: stage.summary(), sealed: self.sealed };
+        let now = Progress { summary: stage.summary(), sealed: self.sealed, over };
         self.show.send_if_modified(|shown| {
-            let changed = shown.sealed != now.sealed || shown.summary != now.summary;
+            let changed = shown.sealed != now.sealed || shown.over != now.over || shown.summary != now.summary;
             if changed {
                 *shown = now;
             }
@@ -335,7 +339,7 @@ impl Pump {
             return self.publish();
         }
         self.on_disk(Stage::settle).await;
-        self.publish();
+        self.publish_with(true);
         tokio::select! {
             biased;
             () = let_go.cancelled() => {}
