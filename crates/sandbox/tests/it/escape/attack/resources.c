@@ -110,6 +110,8 @@ static int dump_core(char **a) {
     if (pid == 0) {
         struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
         setrlimit(RLIMIT_CORE, &all);
+        /* A shell's background jobs ignore it, and what they start does. */
+        signal(SIGQUIT, SIG_DFL);
         raise(SIGQUIT);
         _exit(0);
     }
