@@ -2,7 +2,6 @@
 //! the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,11 +19,14 @@ use crate::observe::metrics::{EgressSample, Metrics, WorkSource};
 
 mod egress_desk;
 pub mod folders;
+mod machine;
 mod nat64;
 mod own_names;
 
 pub use egress_desk::EgressDesk;
 use folders::FolderError;
+pub use machine::Beyond;
+use machine::Machine;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -53,13 +55,6 @@ pub struct Engine {
     pub home: String,
     health: Mutex<BTreeMap<DriverKind, Health>>,
     machine: Machine,
-}
-
-/// The machine's size.
-#[derive(Debug, Clone, Copy)]
-struct Machine {
-    memory_bytes: u64,
-    processors: u32,
 }
 
 /// What the engine takes from its surroundings; only `main` reads the environment.
@@ -96,6 +91,9 @@ pub enum EngineError {
     /// `/proc` does not say how large the machine is.
     #[error("cannot read the machine's memory from /proc/meminfo: {0}")]
     Memory(io::Error),
+    /// A limit of the configuration is larger than the machine.
+    #[error(transparent)]
+    Beyond(#[from] Beyond),
 }
 
 impl Engine {
@@ -112,6 +110,10 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let state = config.state_dir();
         folders::work_dir(&config.work_dir, &state)?;
+        let machine = Machine::read().map_err(EngineError::Memory)?;
+        if let Some(beyond) = machine.beyond(&config.limits, machine::disk_bytes(&config.work_dir)) {
+            return Err(beyond.into());
+        }
         folders::own(&state.join("audit"))?;
         folders::sockets(&config.bwrap.proxy_socket_dir)?;
         let settings = driver_settings(&config, &around, &state);
@@ -135,7 +137,6 @@ impl Engine {
             daemon,
             Owner { uid: sandbox.uid, gid: sandbox.gid },
         );
-        let machine = Machine::read().map_err(EngineError::Memory)?;
         Ok(Self {
             drivers,
             git,
@@ -274,18 +275,6 @@ impl Engine {
     }
 }
 
-impl Machine {
-    fn read() -> io::Result<Self> {
-        let text = fs::read_to_string("/proc/meminfo")?;
-        let kib = text
-            .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
-            .ok_or_else(|| io::Error::other("it has no MemTotal line"))?;
-        let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
-        Ok(Self { memory_bytes: kib * 1024, processors })
-    }
-}
-
 /// Metrics that ask these counters at each scrape.
 pub fn metrics(egress: &Arc<EgressCounters>, work: WorkSource) -> Metrics {
     let egress = Arc::clone(egress);
@@ -313,6 +302,12 @@ pub fn driver(kind: DriverKind) -> Driver {
 /// Whether this build has the driver.
 pub fn built(kind: DriverKind) -> bool {
     matches!(kind, DriverKind::Bwrap | DriverKind::Host)
+}
+
+/// A limit of the configuration that this machine cannot keep, for who checks the file before anything starts.
+pub fn beyond_this_machine(config: &Config) -> Option<Beyond> {
+    // A machine that does not say how large it is says so when the daemon starts.
+    Machine::read().ok()?.beyond(&config.limits, machine::disk_bytes(&config.work_dir))
 }
 
 /// The drivers that doctor's functional checks run in, with their state in a folder of its own.

@@ -69,6 +69,9 @@ fn dispatch(invocation: Invocation) -> Result<ExitCode> {
             } else if let Err(error) = Credentials::read(&loaded) {
                 complain(&format!("before it can run: {error}"));
             }
+            if let Some(beyond) = nexusd::engine::beyond_this_machine(&loaded) {
+                complain(&format!("before it can run here: {beyond}"));
+            }
             say(&format!("{}: ok", config.path.display()))
         }
         Invocation::ConfigExample { platform } => print(nexusd::config::example_config(platform).as_bytes()),

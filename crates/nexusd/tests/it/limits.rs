@@ -145,6 +145,29 @@ async fn limits_that_make_no_sense_are_refused_and_zero_is_the_default() {
     assert_eq!(bed.run(json!({ "command": "echo ran", "limits": zero })).await.outcome(), ("succeeded", 0, "ran\n"));
 }
 
+/// The same holds for the configuration: nothing starts that could not keep it, and checking the file says so.
+#[test]
+fn a_configured_limit_larger_than_the_machine_is_refused() {
+    let dir = WorkDir::new();
+    for (limit, named) in [
+        ("memory_mb: 16777216", "limits.memory_mb 16777216 is more than this machine has ("),
+        ("cpu: 1024000", "limits.cpu 1024000 is more than this machine has ("),
+        ("disk_mb: 1073741824", "limits.disk_mb 1073741824 is more than this machine has ("),
+    ] {
+        let config = dir.write("config.yaml", format!("server_url: http://127.0.0.1:1\nlimits: {{{limit}}}\n"));
+        let nexusd = |words: &[&str]| {
+            let mut command = nexusd();
+            command.arg("-config").arg(&config).args(words).current_dir(dir.path());
+            let output = command.output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (code, said) = nexusd(&["run", "--", "echo ran"]);
+        assert!(code != Some(0) && said.contains(named) && said.lines().count() == 1, "{code:?} {said}");
+        let (code, said) = nexusd(&["config", "check"]);
+        assert!(code == Some(0) && said.contains(named), "{code:?} {said}");
+    }
+}
+
 /// Whoever may open fewer files than the default runs all the same, within that; and the smallest limit leaves room to start.
 #[test]
 fn a_daemon_that_may_open_few_files_holds_its_runs_to_that() {
