@@ -120,8 +120,10 @@ impl Spool {
             open.seq = seq;
         }
         self.shipped = shipped;
-        // Segments without chunks hold nothing that anybody waits for.
-        self.dead = segments.iter().filter(|(_, segment)| segment.chunks == 0).map(|(id, _)| *id).collect();
+        // Segments without chunks hold nothing that anybody waits for; the last one's head says how far the numbers are.
+        let last = segments.last_key_value().map(|(id, _)| *id);
+        let chunkless = segments.iter().filter(|(_, segment)| segment.chunks == 0);
+        self.dead = chunkless.map(|(id, _)| *id).filter(|id| Some(*id) != last).collect();
         if let Some(first) = segments.keys().next() {
             self.backlog = Some(Backlog::new(Position { segment: *first, offset: HEAD_BYTES as u64 }, [0; 2]));
         }

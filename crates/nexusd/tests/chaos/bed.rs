@@ -242,7 +242,8 @@ impl Bed {
     /// What lies in spool and outbox.
     fn left(&self) -> Vec<String> {
         let state = self.work_dir().join(".nexus");
-        let mut left = names(&state.join("spool"));
+        let spool = state.join("spool");
+        let mut left: Vec<_> = names(&spool).iter().map(|id| format!("{id}: {:?}", names(&spool.join(id)))).collect();
         left.extend(names(&state.join("outbox")).into_iter().filter(|name| name != "slots"));
         let slots = std::fs::read(state.join("outbox/slots")).unwrap();
         let taken = slots.chunks(4096).filter(|slot| slot[0] != 0);

@@ -156,6 +156,37 @@ async fn what_was_shipped_whole_is_counted_until_the_end_is_told() {
     assert!(bed.spool_is_empty());
 }
 
+/// Killed twice between the last chunk and the end, with nothing more to say: the numbers outlive the first recovery, and once
+/// the end is told no folder stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_with_nothing_to_ship_keeps_the_numbers_and_then_leaves_no_trace() {
+    let bed = Bed::new().await;
+    let logs = bed.logs(bed.settings(2_000_000, 1000));
+    super::write(logs.pipe(OUT).unwrap(), vec![bytes(3000, 11)]).join().unwrap();
+    logs.end_of_output(LONG).await;
+    assert!(logs.shipped(LONG).await.complete);
+    bed.cancel.cancel();
+    bed.tasks.close();
+    bed.tasks.wait().await;
+    for told in [false, true] {
+        let leftover = recover(&bed.spool_root()).unwrap().remove(0);
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let calls = directive(&bed.server);
+        let logs = Logs::recovered(leftover, calls, bed.settings(1, 1), &tasks, cancel.clone()).unwrap();
+        logs.end_of_output(LONG).await;
+        assert_eq!(logs.shipped(LONG).await.stream(OUT).chunks, 3, "told: {told}");
+        if !told {
+            cancel.cancel();
+            tasks.close();
+            tasks.wait().await;
+        }
+        drop(logs);
+        tasks.close();
+        tasks.wait().await;
+    }
+    assert!(bed.spool_is_empty());
+}
+
 fn last_segment(dir: &std::path::Path) -> std::path::PathBuf {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
     entries.filter(|p| p.extension().is_some_and(|e| e == "seg")).max().unwrap()
