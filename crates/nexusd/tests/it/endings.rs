@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use conduits::{DirectiveState, LogStream};
 use serde_json::json;
 use testkit::stub::FaultKind;
-use testkit::{Endpoint, Fault, require};
+use testkit::{Endpoint, Fault, StubOptions, require};
 
 use crate::bed::{Bed, SOON};
 
@@ -60,13 +60,17 @@ async fn a_cancel_arrives_at_once_as_sigterm() {
 #[tokio::test]
 async fn a_lost_lease_kills_the_run_and_is_not_reported() {
     require!(Bwrap);
-    let bed = Bed::new();
+    // A heartbeat may be held already: its loss is seen by the next one.
+    let bed =
+        Bed::with(StubOptions::full(), "heartbeat: {interval: 1s}\nsupported_sandbox_profiles: [untrusted, host]\n");
     let mark = bed.dir.join("still-alive");
-    let command = format!("echo up; sleep 7; touch {}", mark.display());
+    let command = format!("echo up; sleep 3; touch {}", mark.display());
     let id = bed.queue(json!({"command": command, "sandbox_profile": "host"}));
     bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+    // Until one is held: without this it would be seen by the first.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     bed.stub.lose_lease(&id);
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!mark.exists(), "the command went on without its lease");
     assert_eq!(bed.stub.count(Endpoint::Finished), 0, "the end of a lost directive was reported");
     // The daemon lives on.
