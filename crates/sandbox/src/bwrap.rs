@@ -8,6 +8,7 @@
 mod args;
 mod explain;
 pub(crate) mod health;
+mod pad;
 mod root;
 
 use std::ffi::CString;
@@ -21,7 +22,7 @@ use guest::frame::{Bridge, Frame, Plan};
 use sys::beneath::Beneath;
 use sys::facts::KernelFacts;
 use sys::idmap::{self, Ids};
-use sys::mount::{Entry, Namespace, NamespaceError, clone_tree};
+use sys::mount::clone_tree;
 use sys::spawn::{Image, Program, Stage};
 
 use crate::armed::{Armed, Around};
@@ -41,11 +42,6 @@ pub(crate) const NAME: &str = "bwrap";
 
 /// Size of /tmp where the run does not say.
 const DEFAULT_TMP: u64 = 512 * 1024 * 1024;
-
-/// Where things are in the prepared mount namespace.
-const PAD_ROOT: &str = "/pad/root";
-const PAD_WORKSPACE: &str = "/pad/workspace";
-const PAD_SOCKET: &str = "/pad/proxy.sock";
 
 /// The only trees that Landlock lets a command write.
 const WRITABLE: [&str; 5] = ["/workspace", "/tmp", "/run", "/dev", "/proc"];
@@ -105,9 +101,9 @@ impl Bwrap {
         let base = if as_root {
             let stage = own_dir.join("pad");
             std::fs::create_dir_all(&stage).map_err(|source| DriversError::Prepare { path: stage.clone(), source })?;
-            match sys::mount::namespace(&stage, pad(&root, &program)) {
+            match sys::mount::namespace(&stage, pad::wanted(&root, &program)) {
                 Ok(namespace) => Base::Pad(Arc::new(namespace)),
-                Err(error) => return Ok(Err(cannot_mount(&error, &KernelFacts::read().release))),
+                Err(error) => return Ok(Err(pad::cannot_mount(&error, &KernelFacts::read().release))),
             }
         } else {
             let folder = own_dir.join("root");
@@ -279,7 +275,7 @@ impl Bwrap {
     ) -> Result<Vec<CString>, LaunchError> {
         let (root, trees, workspace, socket) = match &self.base {
             Base::Pad(_) => {
-                (Path::new(PAD_ROOT), &[][..], Path::new(PAD_WORKSPACE), socket.map(|_| Path::new(PAD_SOCKET)))
+                (Path::new(pad::ROOT), &[][..], Path::new(pad::WORKSPACE), socket.map(|_| Path::new(pad::SOCKET)))
             }
             Base::Folder { root, trees } => (root.as_path(), &trees[..], workspace, socket),
         };
@@ -335,57 +331,6 @@ impl Route {
     }
 }
 
-/// Why a root daemon's sandboxes have nothing to start in, and what mends that.
-fn cannot_mount(error: &NamespaceError, kernel: &str) -> String {
-    use std::io::ErrorKind::{PermissionDenied, Unsupported};
-    match error.source.kind() {
-        Unsupported => format!(
-            "the kernel ({kernel}) is too old for a root daemon's sandboxes ({error}): boot Linux 5.12 or later, or run nexusd \
-             as an ordinary user"
-        ),
-        PermissionDenied => format!(
-            "the daemon is root without the right to mount ({error}): run it with CAP_SYS_ADMIN, or as an ordinary user"
-        ),
-        _ => format!("what the sandboxes of a root daemon start in cannot be made: {error}"),
-    }
-}
-
-/// The prepared mount namespace: what bubblewrap itself needs, and the sandboxes' root.
-fn pad(root: &Root, program: &Path) -> Namespace {
-    let tree = |source: &Path, at: PathBuf| Entry::Tree { source: source.to_owned(), at };
-    let mut own = vec![tree(Path::new("/proc"), "/proc".into())];
-    // One mount for bubblewrap and the sandboxes where both have the host's: it reads each again at every mount it makes.
-    let usr = Path::new("/usr");
-    own.push(if root.shows(usr) {
-        Entry::Link { at: usr.to_owned(), target: Path::new(PAD_ROOT).join("usr") }
-    } else {
-        tree(usr, usr.to_owned())
-    });
-    // The device nodes that bubblewrap hands on, without what else is mounted in /dev.
-    own.push(Entry::Bind { source: "/dev".into(), at: "/dev".into() });
-    for name in ["bin", "sbin", "lib", "lib32", "lib64"] {
-        let path = Path::new("/").join(name);
-        match std::fs::read_link(&path) {
-            Ok(target) => own.push(Entry::Link { at: path, target }),
-            Err(_) if path.is_dir() => own.push(tree(&path, path.clone())),
-            Err(_) => {}
-        }
-    }
-    // A copy: what is missing in an old one is looked for in the usual folders.
-    if let Ok(cache) = std::fs::read("/etc/ld.so.cache") {
-        own.push(Entry::File { at: "/etc/ld.so.cache".into(), content: cache.into(), mode: 0o444 });
-    }
-    if !program.starts_with("/usr") && !["/bin", "/sbin"].iter().any(|dir| program.starts_with(dir)) {
-        own.push(Entry::Bind { source: program.to_owned(), at: program.to_owned() });
-    }
-    // bubblewrap builds the new root on /tmp.
-    own.push(Entry::Directory("/tmp".into()));
-    own.push(Entry::Directory(PAD_WORKSPACE.into()));
-    own.push(Entry::File { at: PAD_SOCKET.into(), content: (&[]).into(), mode: 0o444 });
-    let sealed_at = Path::new(PAD_ROOT);
-    Namespace { own, sealed_at: sealed_at.to_owned(), sealed: root::place::in_memory(root, sealed_at) }
-}
-
 /// Selected paths are taken without links: nobody but the facility's own runs writes there, one at a time. One that may
 /// be written and does not exist is made; one that may only be read and does not exist is an error.
 fn check_selected(
@@ -436,26 +381,4 @@ pub(crate) fn host(what: &str) -> impl FnOnce(std::io::Error) -> LaunchError {
 /// The null device, opened once.
 pub(crate) fn open_null() -> std::io::Result<OwnedFd> {
     Ok(File::open("/dev/null")?.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_keeps_root_from_mounting_is_told_apart() {
-        use rustix::io::Errno;
-        let said = |errno: Errno| {
-            let source = errno.into();
-            cannot_mount(&NamespaceError { step: "sealing", path: "/x".into(), source }, "5.10.0-28-amd64")
-        };
-        for (errno, part) in [
-            (Errno::NOSYS, "the kernel (5.10.0-28-amd64) is too old"),
-            (Errno::PERM, "run it with CAP_SYS_ADMIN"),
-            (Errno::ACCESS, "run it with CAP_SYS_ADMIN"),
-            (Errno::NOSPC, "cannot be made: sealing /x: No space left on device"),
-        ] {
-            assert!(said(errno).contains(part), "{}", said(errno));
-        }
-    }
 }
