@@ -53,7 +53,13 @@ fn dispatch(invocation: Invocation) -> Result<ExitCode> {
         Invocation::Version => say(&cli::version_line()),
         Invocation::Doctor { config, json } => runtime()?.block_on(examine(&config, json)),
         Invocation::Enroll(args) => runtime()?.block_on(enroll_here(&args)),
-        Invocation::Run(args) => runtime()?.block_on(run_here(args)),
+        Invocation::Run(args) => {
+            let runtime = runtime()?;
+            let ran = runtime.block_on(run_here(args));
+            // All that the run started has ended: what is left are threads that wait for work, and nobody waits for them.
+            runtime.shutdown_background();
+            ran
+        }
         Invocation::RootfsEnsure { config } => {
             let root = runtime()?.block_on(rootfs::command::run(&Wanted::of(&load(&config)?)))?;
             say(&root.display().to_string())

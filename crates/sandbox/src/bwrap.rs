@@ -20,7 +20,6 @@ use std::sync::{Arc, OnceLock};
 
 use guest::frame::{Bridge, Frame, Plan};
 use sys::beneath::Beneath;
-use sys::facts::KernelFacts;
 use sys::idmap::{self, Ids};
 use sys::mount::clone_tree;
 use sys::spawn::{Image, Program, Stage};
@@ -35,6 +34,7 @@ use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess, Wor
 use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource, Starts};
 
 use args::{Arguments, Mask, PROXY_SOCKET, Tree};
+use pad::Pad;
 use root::{LargeEtc, Root};
 
 /// This driver's name.
@@ -68,7 +68,7 @@ pub(crate) struct Bwrap {
 #[derive(Debug)]
 enum Base {
     /// A prepared mount namespace, where the daemon is root: the root of the sandboxes lies in its memory.
-    Pad(Arc<OwnedFd>),
+    Pad(Pad),
     /// The root on the disk, and what bubblewrap mounts on it, for an ordinary user.
     Folder { root: PathBuf, trees: Vec<Tree> },
 }
@@ -90,6 +90,16 @@ impl Bwrap {
         let as_root = sys::user::effective_uid() == 0;
         let large = if as_root && settings.starts == Starts::Many { LargeEtc::Copied } else { LargeEtc::Mounted };
         let root = Root::plan(settings, large)?;
+        let base = if as_root {
+            match Pad::begin(&own_dir.join("pad"), &root, &program)? {
+                Ok(pad) => Base::Pad(pad),
+                Err(reason) => return Ok(Err(reason)),
+            }
+        } else {
+            let folder = own_dir.join("root");
+            let trees = root::place::on_disk(&root, &folder)?;
+            Base::Folder { root: folder, trees }
+        };
         let left_out = Knockouts::of(settings);
         let masks = args::masks(|path| Path::new(path).exists() && !left_out.has(Knockout::Proc));
         let filter = match sys::seccomp::program() {
@@ -98,18 +108,6 @@ impl Bwrap {
         };
         let filter = sys::memfd::sealed("nexus-seccomp", &filter, sys::memfd::Executable::No)
             .map_err(|source| DriversError::Prepare { path: "memfd:nexus-seccomp".into(), source })?;
-        let base = if as_root {
-            let stage = own_dir.join("pad");
-            std::fs::create_dir_all(&stage).map_err(|source| DriversError::Prepare { path: stage.clone(), source })?;
-            match sys::mount::namespace(&stage, pad::wanted(&root, &program)) {
-                Ok(namespace) => Base::Pad(Arc::new(namespace)),
-                Err(error) => return Ok(Err(pad::cannot_mount(&error, &KernelFacts::read().release))),
-            }
-        } else {
-            let folder = own_dir.join("root");
-            let trees = root::place::on_disk(&root, &folder)?;
-            Base::Folder { root: folder, trees }
-        };
         let host_usr = settings.root == RootSource::HostUsr;
         Ok(Ok(Self {
             program,
@@ -122,6 +120,14 @@ impl Bwrap {
             mapping: OnceLock::new(),
             left_out,
         }))
+    }
+
+    /// Why sandboxes have nothing to start in, where that is so. What is still being made for them is waited for.
+    pub(crate) fn lacks(&self) -> Option<String> {
+        match &self.base {
+            Base::Pad(pad) => pad.made().err(),
+            Base::Folder { .. } => None,
+        }
     }
 
     /// Puts a run together.
@@ -147,6 +153,7 @@ impl Bwrap {
         stages.extend(fence.stages);
         if let Base::Pad(pad) = &self.base {
             let workspace = self.workspace_tree(&workspace, run.workspace.files)?;
+            let pad = pad.made().map_err(|reason| LaunchError::Unavailable { driver: NAME, reason })?;
             stages.extend(self.pad_stages(pad, workspace, route.socket.as_deref())?);
         }
         stages.push(Stage::DieWithParent);
@@ -244,12 +251,12 @@ impl Bwrap {
 
     fn pad_stages(
         &self,
-        pad: &Arc<OwnedFd>,
+        pad: Arc<OwnedFd>,
         workspace: OwnedFd,
         socket: Option<&Path>,
     ) -> Result<Vec<Stage>, LaunchError> {
         let attach = |tree: OwnedFd, at: &std::ffi::CStr| Stage::Attach { tree, at: at.to_owned() };
-        let mut stages = vec![Stage::EnterMountNamespace(Arc::clone(pad)), Stage::OwnMountNamespace];
+        let mut stages = vec![Stage::EnterMountNamespace(pad), Stage::OwnMountNamespace];
         stages.push(attach(workspace, c"/pad/workspace"));
         if let Some(path) = socket {
             let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;

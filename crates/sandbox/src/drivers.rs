@@ -149,8 +149,9 @@ pub struct Owner {
 /// The drivers of this host.
 #[derive(Debug)]
 pub struct Drivers {
-    engine: Engine,
+    // Before the engine, whose directory it is made in: dropped first.
     bwrap: RwLock<Prepared>,
+    engine: Engine,
     sandbox_owner: Owner,
     bwrap_health: Mutex<Option<(Instant, Health)>>,
 }
@@ -194,6 +195,14 @@ impl Drivers {
         };
         let own_dir = OwnDir::make(&settings.runtime_dir)?;
         let sandbox_owner = sandbox_owner(&settings.sandbox_user)?;
+        // First, for what its sandboxes start in is made meanwhile.
+        let bwrap = match &settings.root {
+            RootSource::Awaited { reason } => {
+                let reason = reason.clone();
+                Prepared::Awaits { settings: Box::new(settings), reason }
+            }
+            _ => Prepared::Done(Bwrap::prepare(&settings, sandbox_owner, &own_dir.0)?.map(Arc::new)),
+        };
         let engine = Engine {
             spawner: Spawner::start().map_err(prepare("the spawning thread"))?,
             image: sealed("nexus-init", guest::HELPER, Executable::Yes).map_err(prepare("memfd:nexus-init"))?,
@@ -204,14 +213,7 @@ impl Drivers {
             own_dir,
             trials: AtomicU64::new(0),
         };
-        let bwrap = match &settings.root {
-            RootSource::Awaited { reason } => {
-                let reason = reason.clone();
-                Prepared::Awaits { settings: Box::new(settings), reason }
-            }
-            _ => Prepared::Done(Bwrap::prepare(&settings, sandbox_owner, &engine.own_dir.0)?.map(Arc::new)),
-        };
-        Ok(Self { engine, bwrap: RwLock::new(bwrap), sandbox_owner, bwrap_health: Mutex::new(None) })
+        Ok(Self { bwrap: RwLock::new(bwrap), engine, sandbox_owner, bwrap_health: Mutex::new(None) })
     }
 
     /// Whether the root is still to come.
@@ -325,7 +327,7 @@ impl Drivers {
 
     fn prepared(&self) -> Result<Arc<Bwrap>, String> {
         match &*self.bwrap.read().unwrap_or_else(PoisonError::into_inner) {
-            Prepared::Done(done) => done.clone(),
+            Prepared::Done(done) => done.clone().and_then(|bwrap| bwrap.lacks().map_or(Ok(bwrap), Err)),
             Prepared::Awaits { reason, .. } => Err(reason.clone()),
         }
     }

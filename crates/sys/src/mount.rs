@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::mount::{
@@ -114,15 +115,41 @@ pub struct Namespace {
     pub sealed: Vec<Entry>,
 }
 
-/// Makes a mount namespace. `stage` is an empty directory that its root is built on. Needs CAP_SYS_ADMIN.
+/// A mount namespace that a thread is making. Where it is dropped the thread is waited for: nothing goes on unseen.
+#[derive(Debug)]
+pub struct Building {
+    stage: PathBuf,
+    thread: Option<JoinHandle<Result<OwnedFd, NamespaceError>>>,
+}
+
+/// Begins to make a mount namespace. `stage` is an empty directory that its root is built on. Needs CAP_SYS_ADMIN.
 ///
 /// # Errors
-/// A mount was refused.
-pub fn namespace(stage: &Path, wanted: Namespace) -> Result<OwnedFd, NamespaceError> {
-    let stage = stage.to_owned();
+/// There is no thread to be had.
+pub fn namespace(stage: &Path, wanted: Namespace) -> Result<Building, NamespaceError> {
+    let (stage, here) = (stage.to_owned(), stage.to_owned());
     // A thread of its own enters the namespace and ends; the descriptor keeps it.
-    let built = std::thread::scope(|scope| scope.spawn(|| build(&stage, &wanted)).join());
-    built.unwrap_or_else(|_| Err(failed("building in", &stage)(io::Error::other("the thread panicked"))))
+    let thread = std::thread::Builder::new().name("mounts".to_owned()).spawn(move || build(&here, &wanted));
+    let thread = Some(thread.map_err(failed("starting a thread for", &stage))?);
+    Ok(Building { stage, thread })
+}
+
+impl Building {
+    /// Waits for the namespace: some milliseconds, or as long as the kernel takes to mount.
+    ///
+    /// # Errors
+    /// A mount was refused.
+    pub fn made(mut self) -> Result<OwnedFd, NamespaceError> {
+        let panicked = || Err(failed("building in", &self.stage)(io::Error::other("the thread panicked")));
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_else(panicked)
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        // Nobody wants the namespace any more, and a thread that panicked has said so.
+        drop(self.thread.take().map(JoinHandle::join));
+    }
 }
 
 fn build(stage: &Path, wanted: &Namespace) -> Result<OwnedFd, NamespaceError> {

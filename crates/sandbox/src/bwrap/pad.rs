@@ -1,18 +1,51 @@
 //! The mount namespace that a root daemon's sandboxes start in: it holds what bubblewrap itself needs, and their root.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use sys::mount::{Entry, Namespace, NamespaceError};
+use sys::facts::KernelFacts;
+use sys::mount::{Building, Entry, Namespace, NamespaceError};
 
 use super::root::Root;
+use crate::DriversError;
 
 /// Where things are in it.
 pub(super) const ROOT: &str = "/pad/root";
 pub(super) const WORKSPACE: &str = "/pad/workspace";
 pub(super) const SOCKET: &str = "/pad/proxy.sock";
 
+/// The namespace, made in the background from the start: whoever needs it first waits for the rest of it.
+#[derive(Debug)]
+pub(super) struct Pad {
+    building: Mutex<Option<Building>>,
+    made: OnceLock<Result<Arc<OwnedFd>, String>>,
+}
+
+impl Pad {
+    /// Begins to make it. The outer error is that there is no place for it; the inner text says why it cannot be made here.
+    pub(super) fn begin(stage: &Path, root: &Root, program: &Path) -> Result<Result<Self, String>, DriversError> {
+        std::fs::create_dir_all(stage).map_err(|source| DriversError::Prepare { path: stage.to_owned(), source })?;
+        let building = match sys::mount::namespace(stage, wanted(root, program)) {
+            Ok(building) => Mutex::new(Some(building)),
+            Err(error) => return Ok(Err(cannot_mount(&error, &KernelFacts::read().release))),
+        };
+        Ok(Ok(Self { building, made: OnceLock::new() }))
+    }
+
+    /// The namespace, or why there is none.
+    pub(super) fn made(&self) -> Result<Arc<OwnedFd>, String> {
+        let finish = || {
+            let building = self.building.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let made = building.ok_or("nothing is made")?.made();
+            made.map(Arc::new).map_err(|error| cannot_mount(&error, &KernelFacts::read().release))
+        };
+        self.made.get_or_init(finish).clone()
+    }
+}
+
 /// Why a root daemon's sandboxes have nothing to start in, and what mends that.
-pub(super) fn cannot_mount(error: &NamespaceError, kernel: &str) -> String {
+fn cannot_mount(error: &NamespaceError, kernel: &str) -> String {
     use std::io::ErrorKind::{PermissionDenied, Unsupported};
     match error.source.kind() {
         Unsupported => format!(
@@ -27,7 +60,7 @@ pub(super) fn cannot_mount(error: &NamespaceError, kernel: &str) -> String {
 }
 
 /// The prepared mount namespace: what bubblewrap itself needs, and the sandboxes' root.
-pub(super) fn wanted(root: &Root, program: &Path) -> Namespace {
+fn wanted(root: &Root, program: &Path) -> Namespace {
     let tree = |source: &Path, at: PathBuf| Entry::Tree { source: source.to_owned(), at };
     let mut own = vec![tree(Path::new("/proc"), "/proc".into())];
     // One mount for bubblewrap and the sandboxes where both have the host's: it reads each again at every mount it makes.

@@ -42,7 +42,7 @@ fn a_namespace_is_sealed_while_others_fork() {
             let stage = tempfile::tempdir().unwrap();
             let sealed = (0..40).map(file).collect();
             let wanted = Namespace { own: Vec::new(), sealed_at: "/root".into(), sealed };
-            let made = namespace(stage.path(), wanted);
+            let made = namespace(stage.path(), wanted).unwrap().made();
             if made.is_err() {
                 done.store(true, Ordering::Relaxed);
             }
