@@ -26,7 +26,8 @@ use sys::spawn::{Image, Program, Stage};
 
 use crate::armed::{Armed, Around};
 use crate::control::Control;
-use crate::drivers::{Engine, Owner};
+use crate::drivers::Owner;
+use crate::engine::Engine;
 use crate::knockout::{Knockout, Knockouts};
 use crate::limits::Fence;
 use crate::outlet::Outlet;

@@ -1,31 +1,19 @@
 //! The drivers of this host, built once per daemon.
 
-use std::ffi::CString;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use sys::cgroup::Cgroups;
-use sys::facts::KernelFacts;
-use sys::memfd::{Executable, sealed};
-use sys::pipe::{Pipe, pipe};
-use sys::spawn::{Image, Program, Spawner, Stage};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::armed::Armed;
 use crate::bwrap::{self, Bwrap};
-use crate::{CgroupLayer, Health, LaunchError, PreparedRun, RunHandle, host, process};
+use crate::engine::{Engine, OwnDir};
+use crate::{CgroupLayer, Health, LaunchError, PreparedRun, RunHandle, host};
 
 /// How long a health check's result is used.
 const HEALTH_AGE: Duration = Duration::from_secs(15);
-
-/// How long an engine may take to say its version.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The user that sandboxes run as where the operator names none; it need not exist.
 const DEFAULT_USER: &str = "nexus-sandbox";
@@ -165,23 +153,6 @@ enum Prepared {
     Awaits { settings: Box<DriverSettings>, reason: String },
 }
 
-/// What every driver needs: made once.
-#[derive(Debug)]
-pub(crate) struct Engine {
-    spawner: Spawner,
-    image: OwnedFd,
-    null: OwnedFd,
-    cgroups: Cgroups,
-    facts: KernelFacts,
-    swap: bool,
-    own_dir: OwnDir,
-    trials: AtomicU64,
-}
-
-/// The directory of this set of drivers, removed with it.
-#[derive(Debug)]
-struct OwnDir(PathBuf);
-
 impl Drivers {
     /// Prepares what is the same for every run.
     ///
@@ -189,10 +160,6 @@ impl Drivers {
     /// A file or directory could not be made, or the settings are wrong. A driver that cannot work here is no error: its
     /// health says so, and its launches are refused with the reason.
     pub fn new(settings: DriverSettings) -> Result<Self, DriversError> {
-        let prepare = |path: &str| {
-            let path = PathBuf::from(path);
-            move |source| DriversError::Prepare { path, source }
-        };
         let own_dir = OwnDir::make(&settings.runtime_dir)?;
         let sandbox_owner = sandbox_owner(&settings.sandbox_user)?;
         // First, for what its sandboxes start in is made meanwhile.
@@ -201,18 +168,9 @@ impl Drivers {
                 let reason = reason.clone();
                 Prepared::Awaits { settings: Box::new(settings), reason }
             }
-            _ => Prepared::Done(Bwrap::prepare(&settings, sandbox_owner, &own_dir.0)?.map(Arc::new)),
+            _ => Prepared::Done(Bwrap::prepare(&settings, sandbox_owner, own_dir.path())?.map(Arc::new)),
         };
-        let engine = Engine {
-            spawner: Spawner::start().map_err(prepare("the spawning thread"))?,
-            image: sealed("nexus-init", guest::HELPER, Executable::Yes).map_err(prepare("memfd:nexus-init"))?,
-            null: bwrap::open_null().map_err(prepare("/dev/null"))?,
-            cgroups: Cgroups::find(),
-            facts: KernelFacts::read(),
-            swap: std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1),
-            own_dir,
-            trials: AtomicU64::new(0),
-        };
+        let engine = Engine::new(own_dir)?;
         Ok(Self { bwrap: RwLock::new(bwrap), engine, sandbox_owner, bwrap_health: Mutex::new(None) })
     }
 
@@ -237,7 +195,7 @@ impl Drivers {
         let mut bwrap = self.bwrap.write().unwrap_or_else(PoisonError::into_inner);
         if let Prepared::Awaits { settings, .. } = &*bwrap {
             let settings = DriverSettings { root: RootSource::Rootfs(rootfs), ..(**settings).clone() };
-            let prepared = Bwrap::prepare(&settings, self.sandbox_owner, &self.engine.own_dir.0)?;
+            let prepared = Bwrap::prepare(&settings, self.sandbox_owner, self.engine.own_dir())?;
             *bwrap = Prepared::Done(prepared.map(Arc::new));
         }
         Ok(())
@@ -268,7 +226,7 @@ impl Drivers {
     /// # Errors
     /// Its process could not be made; nothing of it is left.
     pub async fn start(&self, armed: Armed) -> Result<RunHandle, LaunchError> {
-        armed.start(&self.engine.spawner).await
+        armed.start(self.engine.spawner()).await
     }
 
     /// The health of a driver, at most 15 s old.
@@ -282,7 +240,7 @@ impl Drivers {
             },
             Driver::Bwrap => self.bwrap_health().await,
         };
-        let cgroups = &self.engine.cgroups;
+        let cgroups = self.engine.cgroups();
         let text =
             if cgroups.missing().is_empty() { cgroups.controllers().join("+") } else { cgroups.missing().to_owned() };
         health.details.insert("cgroups".to_owned(), format!("{:?}: {text}", cgroups.version()));
@@ -292,7 +250,7 @@ impl Drivers {
     /// What this host's cgroups offer, for doctor and reports.
     #[must_use]
     pub fn cgroups(&self) -> CgroupLayer {
-        let cgroups = &self.engine.cgroups;
+        let cgroups = self.engine.cgroups();
         let controllers = cgroups.controllers().into_iter().map(str::to_owned).collect();
         match cgroups.version() {
             sys::cgroup::Version::Two => CgroupLayer::V2(controllers),
@@ -329,117 +287,6 @@ impl Drivers {
         match &*self.bwrap.read().unwrap_or_else(PoisonError::into_inner) {
             Prepared::Done(done) => done.clone().and_then(|bwrap| bwrap.lacks().map_or(Ok(bwrap), Err)),
             Prepared::Awaits { reason, .. } => Err(reason.clone()),
-        }
-    }
-}
-
-impl Engine {
-    pub(crate) fn spawner(&self) -> &Spawner {
-        &self.spawner
-    }
-
-    pub(crate) fn cgroups(&self) -> &Cgroups {
-        &self.cgroups
-    }
-
-    pub(crate) fn facts(&self) -> &KernelFacts {
-        &self.facts
-    }
-
-    pub(crate) fn has_swap(&self) -> bool {
-        self.swap
-    }
-
-    pub(crate) fn null(&self) -> Result<OwnedFd, LaunchError> {
-        self.null.try_clone().map_err(bwrap::host("a descriptor"))
-    }
-
-    /// The helper's image, for a child to execute.
-    pub(crate) fn image(&self) -> Result<OwnedFd, LaunchError> {
-        self.image.try_clone().map_err(bwrap::host("a descriptor"))
-    }
-
-    /// A pipe for what an engine itself says; its read end never blocks.
-    pub(crate) fn diagnostics(&self) -> Result<Pipe, LaunchError> {
-        let pipe = pipe().map_err(bwrap::host("a pipe"))?;
-        rustix::io::ioctl_fionbio(&pipe.read, true).map_err(|errno| bwrap::host("a pipe")(errno.into()))?;
-        Ok(pipe)
-    }
-
-    /// An empty directory for health checks.
-    pub(crate) fn trial_workspace(&self) -> std::io::Result<PathBuf> {
-        use std::os::unix::fs::PermissionsExt;
-        let path = self.own_dir.0.join("trial");
-        std::fs::create_dir_all(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-        Ok(path)
-    }
-
-    /// A name that no other run has.
-    pub(crate) fn trial_name(&self) -> String {
-        format!("trial-{}-{}", std::process::id(), self.trials.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// The first line that `program --version` prints; empty when it prints none in time.
-    pub(crate) async fn version_of(&self, program: &Path) -> String {
-        tokio::time::timeout(VERSION_TIMEOUT, self.try_version(program)).await.ok().flatten().unwrap_or_default()
-    }
-
-    async fn try_version(&self, program: &Path) -> Option<String> {
-        let output = pipe().ok()?;
-        let path = sys::mount::c_path(program).ok()?;
-        let program = Program {
-            image: Image::Path(path.clone()),
-            argv: vec![path, CString::from(c"--version")],
-            env: Vec::new(),
-            stages: vec![Stage::NewSession, Stage::DieWithParent],
-            fds: vec![self.null.try_clone().ok()?, output.write.try_clone().ok()?, output.write],
-        };
-        let mut running = process::start(&self.spawner, program).await.ok()?;
-        running.ended().await.ok()?;
-        // It has ended, so what it printed is in the pipe, and the end of it.
-        let mut buffer = [0; 256];
-        let count = File::from(output.read).read(&mut buffer).ok()?;
-        let text = String::from_utf8_lossy(buffer.get(..count)?).into_owned();
-        text.lines().next().map(str::to_owned)
-    }
-}
-
-impl OwnDir {
-    /// Makes a directory for this set of drivers, and removes those of processes that are gone, with what is left of them.
-    fn make(runtime_dir: &Path) -> Result<Self, DriversError> {
-        use std::os::unix::fs::DirBuilderExt;
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| DriversError::Prepare { path, source }
-        };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(runtime_dir).map_err(failed(runtime_dir))?;
-        for entry in std::fs::read_dir(runtime_dir).map_err(failed(runtime_dir))?.flatten() {
-            let name = entry.file_name();
-            let pid =
-                name.to_str().and_then(|name| name.strip_prefix("drivers-")?.split('-').next()?.parse::<u32>().ok());
-            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                sys::leftover::end_those_of(&entry.path());
-                std::fs::remove_dir_all(entry.path()).map_err(failed(&entry.path()))?;
-            }
-        }
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = runtime_dir.join(format!("drivers-{}-{number}", std::process::id()));
-        // Left by a process that had the same pid before a restart of the host.
-        if path.exists() {
-            sys::leftover::end_those_of(&path);
-            std::fs::remove_dir_all(&path).map_err(failed(&path))?;
-        }
-        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed(&path))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for OwnDir {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, path = %self.0.display(), "cannot remove the drivers' directory");
         }
     }
 }

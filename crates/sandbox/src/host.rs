@@ -9,7 +9,7 @@ use sys::spawn::{Image, Program, Stage};
 use crate::armed::{Armed, Around};
 use crate::bwrap::host as failed;
 use crate::control::Control;
-use crate::drivers::Engine;
+use crate::engine::Engine;
 use crate::limits::Fence;
 use crate::run::{NetworkPath, PreparedRun, WorkspaceAccess};
 use crate::{LaunchError, Layers, NetworkLayer};

@@ -19,6 +19,7 @@ mod bwrap;
 mod control;
 mod cwd;
 mod drivers;
+mod engine;
 mod environment;
 mod exit;
 mod handle;

@@ -6,7 +6,7 @@
 use sys::cgroup::{Applied, Group, Quantity, Version};
 use sys::spawn::{Resource, Stage};
 
-use crate::drivers::Engine;
+use crate::engine::Engine;
 use crate::{CgroupLayer, LaunchError, LimitLayer, PreparedRun};
 
 /// Fewest open files that a sandbox can be started with: bubblewrap and the helper hold some.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Bwrap;
-use crate::drivers::Engine;
+use crate::engine::Engine;
 use crate::{
     CommandLine, Environment, Health, Limits, NetworkPath, PreparedRun, RunName, Workspace, WorkspaceAccess,
     WorkspaceCwd, WorkspaceFiles,
