@@ -116,6 +116,8 @@ pub struct Ended {
     pub system_micros: u64,
     /// Peak resident size of the largest process, in KiB.
     pub max_rss_kib: u64,
+    /// How often the kernel killed for want of memory, where the helper alone can tell (containers); else 0.
+    pub oom_kills: u64,
 }
 
 /// How a process ended.
@@ -219,7 +221,7 @@ impl Frame {
                     How::Signal(signal) => (1, signal),
                 };
                 payload.extend([tag, value]);
-                for number in [ended.user_micros, ended.system_micros, ended.max_rss_kib] {
+                for number in [ended.user_micros, ended.system_micros, ended.max_rss_kib, ended.oom_kills] {
                     payload.extend(number.to_le_bytes());
                 }
                 kind::EXITED
@@ -303,7 +305,8 @@ impl Ended {
             1 if (1..=64).contains(&value) => How::Signal(value),
             _ => return None,
         };
-        Some(Self { how, user_micros: rest.number()?, system_micros: rest.number()?, max_rss_kib: rest.number()? })
+        let (user_micros, system_micros, max_rss_kib) = (rest.number()?, rest.number()?, rest.number()?);
+        Some(Self { how, user_micros, system_micros, max_rss_kib, oom_kills: rest.number()? })
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod bridge;
 pub(crate) mod clock;
 pub(crate) mod command;
 pub(crate) mod connect;
+pub(crate) mod container;
 pub(crate) mod errors;
 pub(crate) mod file;
 pub(crate) mod landlock;
@@ -43,6 +44,8 @@ const DRAIN_STEP: i32 = 20;
 pub(crate) enum Mode {
     /// PID 1 of a PID namespace: the kernel kills everything when it ends.
     Sandbox,
+    /// The same in a container, whose engine is nobody's child here: the end of the control socket ends it.
+    Container,
     /// A process of the host.
     Host,
 }
@@ -65,14 +68,16 @@ struct Supervisor {
 pub(crate) fn supervise(mode: Mode) -> i32 {
     // Nothing beside this process may read its memory or take its descriptors (ptrace(2), pidfd_getfd(2), /proc/1/fd).
     os::set_not_dumpable();
-    if mode == Mode::Sandbox {
-        os::die_with_parent();
-        // The daemon's own may be tighter; what a command builds and packs would get other modes than elsewhere.
-        os::set_customary_umask();
-    } else {
+    if mode == Mode::Host {
         // End of file on the control socket says that the daemon is gone; then the tree is killed, and not before.
         os::live_without_parent();
         os::adopt_orphans();
+    } else {
+        // The daemon's own may be tighter; what a command builds and packs would get other modes than elsewhere.
+        os::set_customary_umask();
+    }
+    if mode == Mode::Sandbox {
+        os::die_with_parent();
     }
     file::close_from(FIRST_OTHER);
     for fd in [CONTROL, STDOUT, STDERR] {
@@ -126,7 +131,7 @@ impl Supervisor {
             Frame::Release if self.command.is_none() => self.run(),
             Frame::Signal(Order::Terminate) => {
                 match self.mode {
-                    Mode::Sandbox => os::signal_all(os::SIGTERM),
+                    Mode::Sandbox | Mode::Container => os::signal_all(os::SIGTERM),
                     Mode::Host => tree::signal_descendants(os::SIGTERM),
                 }
                 true
@@ -185,7 +190,8 @@ impl Supervisor {
             self.kill_all();
         }
         let (user_micros, system_micros, max_rss_kib) = os::usage_of_children();
-        say(&Frame::Exited(Ended { how, user_micros, system_micros, max_rss_kib }));
+        let oom_kills = if self.mode == Mode::Container { container::oom_kills() } else { 0 };
+        say(&Frame::Exited(Ended { how, user_micros, system_micros, max_rss_kib, oom_kills }));
         Some(0)
     }
 

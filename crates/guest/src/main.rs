@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! nexus-init sandbox            PID 1: when it ends, everything ends
+//! nexus-init container          the same in a container, which ends with the control socket
 //! nexus-init host               a subreaper: collects what the command leaves behind, and kills it
 //! nexus-init connect HOST PORT  ProxyCommand: joins stdin and stdout to HOST:PORT through the proxy
 //! ```
@@ -40,10 +41,11 @@ static MEMORY: memory::Memory = memory::Memory::new();
 fn run(arguments: &[&[u8]]) -> i32 {
     match arguments {
         [b"sandbox"] => init::supervise(init::Mode::Sandbox),
+        [b"container"] => init::supervise(init::Mode::Container),
         [b"host"] => init::supervise(init::Mode::Host),
         [b"connect", host, port] => connect::run(host, port),
         _ => {
-            init::complain("usage: nexus-init sandbox | host | connect HOST PORT");
+            init::complain("usage: nexus-init sandbox | container | host | connect HOST PORT");
             2
         }
     }
