@@ -18,6 +18,8 @@ output=$target/test-output.log
 
 # The Debian root that some tests run sandboxes in. Where it cannot be made (3), they are skipped aloud.
 [ $# -gt 0 ] || tools/test-rootfs.sh >/dev/null || [ $? -eq 3 ]
+# And the container image from it, for the tests of containers.
+[ $# -gt 0 ] || tools/test-image.sh >/dev/null || [ $? -eq 3 ]
 
 # Runs a command, shows what it prints and keeps a copy in $output; its exit status is this function's.
 show_and_keep() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sys::cgroup::Group;
 use sys::spawn::{Program, Spawner};
 
+use crate::container::Trace;
 use crate::control::Control;
 use crate::outlet::Outlet;
 use crate::{LaunchError, Layers, RunHandle, process};
@@ -32,6 +33,10 @@ pub(crate) struct Around {
     pub(crate) timeout: Duration,
     /// Turns the engine's own message into a sentence with the mend.
     pub(crate) explain: fn(&str) -> String,
+    /// How long the set-up may take.
+    pub(crate) ready_within: Duration,
+    /// The container that may be left where its end is not orderly.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Armed {

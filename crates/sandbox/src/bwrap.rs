@@ -32,7 +32,7 @@ use crate::knockout::{Knockout, Knockouts};
 use crate::limits::Fence;
 use crate::outlet::Outlet;
 use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceAccess, WorkspaceFiles};
-use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, RootSource, Starts};
+use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, READY_TIMEOUT, RootSource, Starts};
 
 use args::{Arguments, Mask, PROXY_SOCKET, Tree};
 use pad::Pad;
@@ -192,6 +192,7 @@ impl Bwrap {
             cgroup: fence.layer,
             network: route.layer,
             limits: fence.limits,
+            image: None,
         };
         let (group, timeout) = (fence.group, run.timeout);
         let around = Around {
@@ -202,6 +203,8 @@ impl Bwrap {
             layers,
             timeout,
             explain: explain::explain,
+            ready_within: READY_TIMEOUT,
+            trace: None,
         };
         Ok(Armed::new(program, around))
     }
@@ -341,7 +344,7 @@ impl Route {
 
 /// Selected paths are taken without links: nobody but the facility's own runs writes there, one at a time. One that may
 /// be written and does not exist is made; one that may only be read and does not exist is an error.
-fn check_selected(
+pub(crate) fn check_selected(
     workspace: &Beneath,
     access: &WorkspaceAccess,
     owner: Owner,

@@ -91,6 +91,13 @@ impl Control {
         }
     }
 
+    /// Says that nothing more comes: the helper takes it for the daemon's end, and ends everything.
+    pub(crate) fn hang_up(&mut self) {
+        self.outgoing.clear();
+        // A socket that is closed already has been heard.
+        rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Write).unwrap_or_default();
+    }
+
     fn flush(&mut self) {
         while !self.outgoing.is_empty() {
             let sent = self.socket.try_io(Interest::WRITABLE, |socket| {

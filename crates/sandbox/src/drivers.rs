@@ -9,11 +9,15 @@ use tokio::time::Instant;
 
 use crate::armed::Armed;
 use crate::bwrap::{self, Bwrap};
+use crate::container::Container;
 use crate::engine::{Engine, OwnDir};
-use crate::{CgroupLayer, Health, LaunchError, PreparedRun, RunHandle, host};
+use crate::{CgroupLayer, ContainerSettings, Health, LaunchError, PreparedRun, RunHandle, host};
 
 /// How long a health check's result is used.
 const HEALTH_AGE: Duration = Duration::from_secs(15);
+
+/// The same of podman, which takes as long to answer as others to run.
+const CONTAINER_HEALTH_AGE: Duration = Duration::from_secs(60);
 
 /// The user that sandboxes run as where the operator names none; it need not exist.
 const DEFAULT_USER: &str = "nexus-sandbox";
@@ -27,6 +31,8 @@ const FALLBACK_UID: u32 = 64_017;
 pub enum Driver {
     /// bubblewrap.
     Bwrap,
+    /// Podman.
+    Container,
     /// A process of the host.
     Host,
 }
@@ -65,6 +71,8 @@ pub struct DriverSettings {
     pub starts: Starts,
     /// A file of CA certificates, added to the sandbox's own.
     pub ca_bundle: Option<PathBuf>,
+    /// Containers, or why there are none.
+    pub container: Result<ContainerSettings, String>,
     /// Layers that a test leaves out.
     #[cfg(feature = "knockout")]
     pub knockouts: Vec<crate::Knockout>,
@@ -140,8 +148,10 @@ pub struct Drivers {
     // Before the engine, whose directory it is made in: dropped first.
     bwrap: RwLock<Prepared>,
     engine: Engine,
+    container: Result<Container, String>,
     sandbox_owner: Owner,
     bwrap_health: Mutex<Option<(Instant, Health)>>,
+    container_health: Mutex<Option<(Instant, Health)>>,
 }
 
 /// The bubblewrap driver as it is now.
@@ -162,6 +172,7 @@ impl Drivers {
     pub fn new(settings: DriverSettings) -> Result<Self, DriversError> {
         let own_dir = OwnDir::make(&settings.runtime_dir)?;
         let sandbox_owner = sandbox_owner(&settings.sandbox_user)?;
+        let container = Container::prepare(&settings, sandbox_owner, own_dir.path());
         // First, for what its sandboxes start in is made meanwhile.
         let bwrap = match &settings.root {
             RootSource::Awaited { reason } => {
@@ -171,7 +182,14 @@ impl Drivers {
             _ => Prepared::Done(Bwrap::prepare(&settings, sandbox_owner, own_dir.path())?.map(Arc::new)),
         };
         let engine = Engine::new(own_dir)?;
-        Ok(Self { bwrap: RwLock::new(bwrap), engine, sandbox_owner, bwrap_health: Mutex::new(None) })
+        Ok(Self {
+            bwrap: RwLock::new(bwrap),
+            engine,
+            container,
+            sandbox_owner,
+            bwrap_health: Mutex::new(None),
+            container_health: Mutex::new(None),
+        })
     }
 
     /// Whether the root is still to come.
@@ -205,7 +223,7 @@ impl Drivers {
     #[must_use]
     pub fn owner(&self, driver: Driver) -> Owner {
         match driver {
-            Driver::Bwrap => self.sandbox_owner,
+            Driver::Bwrap | Driver::Container => self.sandbox_owner,
             Driver::Host => Owner { uid: sys::user::effective_uid(), gid: sys::user::effective_gid() },
         }
     }
@@ -217,6 +235,7 @@ impl Drivers {
     pub fn arm(&self, driver: Driver, run: PreparedRun) -> Result<Armed, LaunchError> {
         match driver {
             Driver::Bwrap => self.bwrap()?.arm(&self.engine, run),
+            Driver::Container => self.container()?.arm(&self.engine, run),
             Driver::Host => host::arm(&self.engine, run),
         }
     }
@@ -239,6 +258,7 @@ impl Drivers {
                 details: std::collections::BTreeMap::new(),
             },
             Driver::Bwrap => self.bwrap_health().await,
+            Driver::Container => return self.container_health().await,
         };
         let cgroups = self.engine.cgroups();
         let text =
@@ -262,10 +282,7 @@ impl Drivers {
     async fn bwrap_health(&self) -> Health {
         let bwrap = match self.prepared() {
             Ok(bwrap) => bwrap,
-            Err(reason) => {
-                let details = std::collections::BTreeMap::new();
-                return Health { healthy: false, version: String::new(), reason: Some(reason), details };
-            }
+            Err(reason) => return Health::without(reason),
         };
         // Whoever asks meanwhile waits for the same result.
         let mut known = self.bwrap_health.lock().await;
@@ -277,6 +294,28 @@ impl Drivers {
         let health = bwrap.health(&self.engine).await;
         *known = Some((Instant::now(), health.clone()));
         health
+    }
+
+    async fn container_health(&self) -> Health {
+        let container = match &self.container {
+            Ok(container) => container,
+            Err(reason) => return Health::without(reason.clone()),
+        };
+        let mut known = self.container_health.lock().await;
+        if let Some((at, health)) = &*known
+            && at.elapsed() < CONTAINER_HEALTH_AGE
+        {
+            return health.clone();
+        }
+        let health = container.health(&self.engine).await;
+        *known = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    fn container(&self) -> Result<&Container, LaunchError> {
+        self.container
+            .as_ref()
+            .map_err(|reason| LaunchError::Unavailable { driver: crate::container::NAME, reason: reason.clone() })
     }
 
     fn bwrap(&self) -> Result<Arc<Bwrap>, LaunchError> {

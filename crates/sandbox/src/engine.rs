@@ -63,6 +63,11 @@ impl Engine {
         self.own_dir.path()
     }
 
+    /// The folder of this set of drivers, open.
+    pub(crate) fn own_dir_fd(&self) -> Result<OwnedFd, LaunchError> {
+        Ok(File::open(self.own_dir.path()).map_err(bwrap::host("the drivers' folder"))?.into())
+    }
+
     pub(crate) fn spawner(&self) -> &Spawner {
         &self.spawner
     }

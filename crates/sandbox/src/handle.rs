@@ -19,7 +19,7 @@ use crate::armed::Around;
 use crate::control::Heard;
 use crate::exit::CommandStatus;
 use crate::process::Running;
-use crate::{EndedBy, Exit, Layers, Stop, Usage, exit_code, host};
+use crate::{EndedBy, Exit, Layers, Stop, Usage, container, exit_code, host};
 
 /// How long the set-up of a sandbox may take.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,8 +96,10 @@ pub enum LaunchError {
     #[error("{0}")]
     SetUp(String),
     /// The set-up took too long.
-    #[error("the sandbox was not set up within {} s{said}", READY_TIMEOUT.as_secs())]
+    #[error("the sandbox was not set up within {seconds} s{said}")]
     TimedOut {
+        /// How long it was waited for.
+        seconds: u64,
         /// What the engine said, after a colon; or nothing.
         said: String,
     },
@@ -149,14 +151,15 @@ impl RunHandle {
         }
     }
 
-    /// Waits until everything is set up and the command waits for its release, at most [`READY_TIMEOUT`].
+    /// Waits until everything is set up and the command waits for its release, at most [`READY_TIMEOUT`] (containers: longer).
     ///
     /// # Errors
     /// The sandbox could not be set up; what there is of it is killed when the handle is dropped.
     pub async fn ready(&mut self) -> Result<(), LaunchError> {
-        match timeout(READY_TIMEOUT, self.set_up()).await {
+        let within = self.around.ready_within;
+        match timeout(within, self.set_up()).await {
             Ok(result) => result,
-            Err(_) => Err(LaunchError::TimedOut { said: with_colon(&self.diagnostics()) }),
+            Err(_) => Err(LaunchError::TimedOut { seconds: within.as_secs(), said: with_colon(&self.diagnostics()) }),
         }
     }
 
@@ -314,6 +317,8 @@ impl RunHandle {
     }
 
     fn kill_outermost(&mut self) {
+        // A container's helper is no descendant of it.
+        self.around.control.hang_up();
         if let Err(error) = self.process.kill() {
             tracing::error!(%error, "cannot kill the sandbox's outermost process");
         }
@@ -334,6 +339,10 @@ impl RunHandle {
         };
         if timeout(GONE_TIMEOUT, gone).await.is_err() {
             tracing::error!("the sandbox's helper outlived its sandbox");
+        } else if self.status == Some(Status::Exited(0))
+            && let Some(trace) = self.around.trace.take()
+        {
+            trace.forget();
         }
         let (mut oom_kills, mut peak, mut cpu, mut note, mut pids_refused) = (None, None, None, None, None);
         if let Some(group) = self.around.group.take() {
@@ -359,6 +368,9 @@ impl RunHandle {
             How::Signal(signal) => CommandStatus::Signal(i32::from(signal)),
         });
         let cause = self.ending.map(|ending| ending.cause);
+        if self.around.layers.driver == container::NAME {
+            oom_kills = self.report.map(|ended| ended.oom_kills);
+        }
         let oom = oom_kills.unwrap_or(0);
         let ended = ended_by(cause, command, oom, || self.engine_failure(self.status));
         let code = exit_code(&ended, command.map(CommandStatus::code));

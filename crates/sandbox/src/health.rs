@@ -14,3 +14,10 @@ pub struct Health {
     /// Facts for operators, by name.
     pub details: BTreeMap<String, String>,
 }
+
+impl Health {
+    /// Of a driver that cannot work here, for this reason.
+    pub(crate) fn without(reason: String) -> Self {
+        Self { healthy: false, version: String::new(), reason: Some(reason), details: BTreeMap::new() }
+    }
+}

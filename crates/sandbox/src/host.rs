@@ -12,7 +12,7 @@ use crate::control::Control;
 use crate::engine::Engine;
 use crate::limits::Fence;
 use crate::run::{NetworkPath, PreparedRun, WorkspaceAccess};
-use crate::{LaunchError, Layers, NetworkLayer};
+use crate::{LaunchError, Layers, NetworkLayer, READY_TIMEOUT};
 
 /// This driver's name.
 pub(crate) const NAME: &str = "host";
@@ -68,9 +68,23 @@ pub(crate) fn arm(engine: &Engine, run: PreparedRun) -> Result<Armed, LaunchErro
         cgroup: fence.layer,
         network: NetworkLayer::Host,
         limits: fence.limits,
+        image: None,
     };
     let (group, timeout) = (fence.group, run.timeout);
     let explain = |said: &str| said.to_owned();
     let diagnostics = diagnostics.read;
-    Ok(Armed::new(program, Around { control, diagnostics, outlet: None, group, layers, timeout, explain }))
+    Ok(Armed::new(
+        program,
+        Around {
+            control,
+            diagnostics,
+            outlet: None,
+            group,
+            layers,
+            timeout,
+            explain,
+            ready_within: READY_TIMEOUT,
+            trace: None,
+        },
+    ))
 }

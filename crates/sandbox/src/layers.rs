@@ -5,7 +5,7 @@ use std::fmt;
 /// The layers of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layers {
-    /// Name of the driver: `bwrap` or `host`.
+    /// Name of the driver: `bwrap`, `container` or `host`.
     pub driver: &'static str,
     /// Namespaces of the run's own, in the order they are listed in namespaces(7). Empty: the host's.
     pub namespaces: Vec<&'static str>,
@@ -25,6 +25,8 @@ pub struct Layers {
     pub network: NetworkLayer,
     /// Each limit that was asked for, and what enforces it.
     pub limits: Vec<LimitLayer>,
+    /// Digest of the image that it runs from, where that is known.
+    pub image: Option<String>,
 }
 
 /// Whether the run has a cgroup of its own.

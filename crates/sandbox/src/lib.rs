@@ -16,6 +16,7 @@
 
 mod armed;
 mod bwrap;
+mod container;
 mod control;
 mod cwd;
 mod drivers;
@@ -34,6 +35,7 @@ pub mod rootfs;
 mod run;
 
 pub use armed::Armed;
+pub use container::{ContainerNetwork, ContainerSettings, ImagePull};
 pub use cwd::{CwdError, WorkspaceCwd};
 pub use drivers::{Driver, DriverSettings, Drivers, DriversError, Owner, RootSource, Starts};
 pub use environment::{BaseEnvironment, Environment, EnvironmentError, ProxyVariables};

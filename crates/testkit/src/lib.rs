@@ -34,7 +34,7 @@ pub use fault_proxy::{DelayedLink, FaultProxy, Trouble};
 pub use netbed::NetBed;
 pub use origin::{HttpOrigin, TcpBehaviour, TcpOrigin};
 pub use process::{Output, Process, WorkDir, free_port, wait_for_port};
-pub use require::Need;
+pub use require::{Containers, Need};
 pub use seed::Dice;
 pub use stub::{Endpoint, Fault, HeldHeartbeat, Stub, StubOptions};
 pub use tls::TestCa;

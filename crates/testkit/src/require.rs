@@ -17,7 +17,7 @@ pub enum Need {
     Socat,
     /// git.
     Git,
-    /// Podman that answers.
+    /// The container image that `tools/test-image.sh` makes.
     Podman,
     /// Network namespaces joined by a veth pair: root and iproute2.
     NetBed,
@@ -180,7 +180,10 @@ impl Need {
             }
             Self::Socat => runs("socat", &["-V"]),
             Self::Git => runs("git", &["--version"]),
-            Self::Podman => runs("podman", &["info"]),
+            Self::Podman => {
+                let marker = Containers::of_tests().folder.join(".complete");
+                (!marker.exists()).then(|| format!("no {}: tools/test-image.sh makes it", marker.display()))
+            }
             Self::NetBed => Self::Root.missing().or_else(|| runs("unshare", &["--net", "ip", "link", "show"])),
             Self::Ipv6 => std::net::TcpListener::bind("[::1]:0").err().map(|e| format!("[::1]: {e}")),
             Self::CgroupV1 => writable_controller(&["/sys/fs/cgroup/pids", "/sys/fs/cgroup/memory"]),
@@ -232,11 +235,52 @@ impl Need {
 /// The Debian root directory for tests, where [`Need::Rootfs`] is met: `NEXUS_TEST_ROOTFS`, or the one in the cache folder.
 #[must_use]
 pub fn test_rootfs() -> PathBuf {
-    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    named("NEXUS_TEST_ROOTFS").unwrap_or_else(|| {
-        let cache = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")));
-        cache.unwrap_or_default().join("nexus-test-rootfs")
-    })
+    named("NEXUS_TEST_ROOTFS").unwrap_or_else(|| cache().join("nexus-test-rootfs"))
+}
+
+/// What podman works with in tests: a store and a configuration of their own, where [`Need::Podman`] is met.
+#[derive(Clone, Debug)]
+pub struct Containers {
+    folder: PathBuf,
+}
+
+impl Containers {
+    /// The image that is there: a Debian without git and curl.
+    pub const IMAGE: &str = "localhost/nexus-test:latest";
+
+    /// Those that `tools/test-image.sh` makes.
+    #[must_use]
+    pub fn of_tests() -> Self {
+        Self { folder: cache().join("nexus-test-containers") }
+    }
+
+    /// The variables by which podman finds them.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let file = |name: &str| self.folder.join(name).display().to_string();
+        vec![
+            ("CONTAINERS_CONF".to_owned(), file("containers.conf")),
+            ("CONTAINERS_STORAGE_CONF".to_owned(), file("storage.conf")),
+            ("HOME".to_owned(), "/root".to_owned()),
+            ("PATH".to_owned(), SANDBOX_PATH.to_owned()),
+        ]
+    }
+
+    /// podman, ready to be asked something.
+    #[must_use]
+    pub fn podman(&self) -> Command {
+        let mut command = Command::new("podman");
+        command.envs(self.environment());
+        command
+    }
+}
+
+fn named(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn cache() -> PathBuf {
+    named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache"))).unwrap_or_default()
 }
 
 fn is_root() -> bool {

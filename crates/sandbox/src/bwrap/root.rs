@@ -369,6 +369,7 @@ mod tests {
             extra_ro_paths: Vec::new(),
             starts: Starts::Many,
             ca_bundle,
+            container: Err("not asked for".to_owned()),
             #[cfg(feature = "knockout")]
             knockouts: Vec::new(),
         }

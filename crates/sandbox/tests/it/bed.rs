@@ -52,6 +52,7 @@ pub(crate) fn settings(dir: &Path) -> DriverSettings {
         extra_ro_paths: Vec::new(),
         starts: Starts::Many,
         ca_bundle: None,
+        container: Err("not asked for".to_owned()),
         #[cfg(feature = "knockout")]
         knockouts: Vec::new(),
     }
@@ -93,33 +94,10 @@ impl Bed {
 
     /// Starts a run whose outputs nobody reads yet.
     pub(crate) async fn start_unread(&self, run: Run) -> Result<(RunHandle, [OwnedFd; 2]), LaunchError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let (stdout, stderr) = (sys::pipe::pipe().unwrap(), sys::pipe::pipe().unwrap());
-        let mut environment = Environment::default();
-        environment.set("PATH", "/usr/bin:/bin").unwrap();
-        for (name, value) in &run.environment {
-            environment.set(name, value).unwrap();
-        }
-        let network = run.network.unwrap_or(if run.driver == Driver::Host {
-            NetworkPath::HostNetwork
-        } else {
-            NetworkPath::Isolated
-        });
-        let prepared = PreparedRun {
-            name: RunName::parse(&run.name.unwrap_or_else(|| format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))))
-                .unwrap(),
-            command: CommandLine::new(&run.shell, run.script).unwrap(),
-            cwd: WorkspaceCwd::parse(&run.cwd).unwrap(),
-            environment,
-            workspace: Workspace { host_dir: self.facility(), access: run.access, files: run.files },
-            network,
-            limits: run.limits,
-            stdin: run.stdin,
-            stdout: stdout.write,
-            stderr: stderr.write,
-            timeout: run.timeout,
-        };
-        let handle = self.drivers.start(self.drivers.arm(run.driver, prepared)?).await?;
+        let driver = run.driver;
+        let prepared = prepared(run, self.facility(), stdout.write, stderr.write);
+        let handle = self.drivers.start(self.drivers.arm(driver, prepared)?).await?;
         Ok((handle, [stdout.read, stderr.read]))
     }
 
@@ -143,6 +121,35 @@ impl Bed {
         let outcome = self.run(Run::sh(script)).await;
         assert_eq!(outcome.exit.code, 0, "{script}: {:?} {}", outcome.exit, outcome.stderr);
         outcome.stdout
+    }
+}
+
+/// The run as a driver takes it.
+pub(crate) fn prepared(run: Run, facility: PathBuf, stdout: OwnedFd, stderr: OwnedFd) -> PreparedRun {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut environment = Environment::default();
+    environment.set("PATH", "/usr/bin:/bin").unwrap();
+    for (name, value) in &run.environment {
+        environment.set(name, value).unwrap();
+    }
+    let network = run.network.unwrap_or(if run.driver == Driver::Host {
+        NetworkPath::HostNetwork
+    } else {
+        NetworkPath::Isolated
+    });
+    PreparedRun {
+        name: RunName::parse(&run.name.unwrap_or_else(|| format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))))
+            .unwrap(),
+        command: CommandLine::new(&run.shell, run.script).unwrap(),
+        cwd: WorkspaceCwd::parse(&run.cwd).unwrap(),
+        environment,
+        workspace: Workspace { host_dir: facility, access: run.access, files: run.files },
+        network,
+        limits: run.limits,
+        stdin: run.stdin,
+        stdout,
+        stderr,
+        timeout: run.timeout,
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod bed;
 mod confinement;
+mod container;
 mod endings;
 mod escape;
 mod everyday;

@@ -32,7 +32,7 @@ async fn a_command_that_begins_like_an_option_is_a_command() {
                 let run = Run { driver, shell: shell.into(), ..Run::sh(script) };
                 let path = match driver {
                     Driver::Host => bed.facility().join("bin").display().to_string(),
-                    Driver::Bwrap => "/workspace/bin".to_owned(),
+                    Driver::Bwrap | Driver::Container => "/workspace/bin".to_owned(),
                 };
                 let run = Run { environment: vec![("PATH".to_owned(), path.clone())], ..run };
                 let outcome = bed.run(run).await;
