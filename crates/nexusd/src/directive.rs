@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use conduits::{DirectiveId, DirectiveSpec, LogStream, SandboxProfile};
+use conduits::{DirectiveId, DirectiveSpec, DriverKind, LogStream, SandboxProfile};
 use jiff::Timestamp;
 use sandbox::{
     Armed, CommandLine, EndedBy, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace, WorkspaceFiles,
@@ -144,6 +144,10 @@ async fn place(engine: &Engine, order: &Order, stop: &StopSwitch) -> Result<(Adm
     }
 }
 
+/// What a command in a container with the host's network is told.
+const SOFT_NETWORK: &str = "[egress] this container has the host's network: its proxy is asked for by the environment, and nothing \
+                            keeps a command from going around it (container.network: isolated does)";
+
 /// Everything between admission and the end of the command.
 #[expect(clippy::too_many_arguments, reason = "the line is where everything comes together")]
 async fn run(
@@ -195,6 +199,9 @@ async fn run(
         let mut handle = engine.drivers.start(armed).await?;
         handle.ready().await.map(|()| handle)
     };
+    if admitted.driver == DriverKind::Container && !engine.enforces_network(admitted.driver) {
+        logs.notice(LogStream::Stderr, SOFT_NETWORK).await;
+    }
     let (begun, ready) = tokio::join!(started, ready);
     debug!(after_ms = millis(order.received.elapsed()), "started and ready");
     let mut handle = match (begun, ready) {
@@ -232,6 +239,7 @@ async fn run(
     }
     let egress = network.close().await;
     let mut ended = Ended::after_the_run(&exit, egress);
+    ended.soft_network = !engine.enforces_network(admitted.driver);
     ended.collected = collect::collect(engine, &order.id, admitted, occupied, before, logs, stop).await;
     ended
 }
@@ -281,7 +289,7 @@ fn arm(
         name: RunName::parse(order.id.as_str())?,
         command: CommandLine::new(&spec.shell, spec.command.as_bytes())?,
         cwd: admitted.cwd.clone(),
-        environment: environment::of(engine, &order.id, admitted, occupied)?,
+        environment: environment::of(engine, &order.id, admitted, occupied, network.address())?,
         workspace: Workspace {
             host_dir: occupied.path.clone(),
             access: admitted.access.clone(),

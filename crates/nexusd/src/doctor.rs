@@ -36,5 +36,5 @@ pub async fn examine(subject: &Subject, drivers: Result<&sandbox::Drivers, Strin
 /// Whether this build has the driver.
 #[must_use]
 pub const fn is_built(driver: DriverKind) -> bool {
-    matches!(driver, DriverKind::Bwrap | DriverKind::Host)
+    matches!(driver, DriverKind::Bwrap | DriverKind::Container | DriverKind::Host)
 }

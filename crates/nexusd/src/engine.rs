@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use conduits::{DriverKind, InstanceId, SandboxProfile};
 use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, ResolverError, UpstreamError};
-use sandbox::{Driver, DriverSettings, Drivers, DriversError, Health, Limit, LimitOrigin, Limits, RootSource, Starts};
+use sandbox::{
+    ContainerNetwork, ContainerSettings, Driver, DriverSettings, Drivers, DriversError, Health, ImagePull, Limit,
+    LimitOrigin, Limits, RootSource, Starts,
+};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, ContainerRuntime, PullPolicy};
 use crate::directive::admit::HostFacts;
 use crate::facility::{Facilities, Owner};
 use crate::observe::metrics::{EgressSample, Metrics, WorkSource};
@@ -66,6 +69,8 @@ pub struct Surroundings {
     pub home: String,
     /// The territory's id, or what stands for it.
     pub territory: String,
+    /// What a container engine needs of the daemon's environment.
+    pub container_environment: Vec<(String, String)>,
     /// Whether it is a daemon's engine, or a single command's.
     pub starts: Starts,
 }
@@ -204,6 +209,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether what a directive may reach is enforced around this driver, or only asked for.
+    pub fn enforces_network(&self, driver: DriverKind) -> bool {
+        match driver {
+            DriverKind::Host | DriverKind::DarwinAutomation => false,
+            DriverKind::Container => self.config.container.network == config::ContainerNetwork::Isolated,
+            DriverKind::Bwrap | DriverKind::Firecracker => true,
+        }
+    }
+
     /// The drivers that git steps run in.
     pub fn git_drivers(&self) -> &Drivers {
         self.git.as_ref().unwrap_or(&self.drivers)
@@ -295,13 +309,14 @@ pub fn metrics(egress: &Arc<EgressCounters>, work: WorkSource) -> Metrics {
 pub fn driver(kind: DriverKind) -> Driver {
     match kind {
         DriverKind::Host | DriverKind::DarwinAutomation => Driver::Host,
-        DriverKind::Bwrap | DriverKind::Firecracker | DriverKind::Container => Driver::Bwrap,
+        DriverKind::Container => Driver::Container,
+        DriverKind::Bwrap | DriverKind::Firecracker => Driver::Bwrap,
     }
 }
 
 /// Whether this build has the driver.
 pub fn built(kind: DriverKind) -> bool {
-    matches!(kind, DriverKind::Bwrap | DriverKind::Host)
+    matches!(kind, DriverKind::Bwrap | DriverKind::Container | DriverKind::Host)
 }
 
 /// A limit of the configuration that this machine cannot keep, for who checks the file before anything starts.
@@ -316,7 +331,11 @@ pub fn beyond_this_machine(config: &Config) -> Option<Beyond> {
 /// Why there are none.
 pub fn doctors_drivers(config: Option<&Config>, around: &Surroundings, folder: &Path) -> Result<Drivers, String> {
     let built_in = config.is_none().then(|| Config::built_in(config::Platform::current(), &|_| None));
-    let built_in = built_in.transpose().map_err(|error| error.to_string())?;
+    let mut built_in = built_in.transpose().map_err(|error| error.to_string())?;
+    if let Some(built_in) = &mut built_in {
+        // Where nothing is configured yet, whatever could be is looked at.
+        built_in.supported_sandbox_profiles.push(SandboxProfile::Trusted);
+    }
     let config = config.or(built_in.as_ref()).ok_or("there is no configuration")?;
     let mut settings = driver_settings(config, around, folder);
     if matches!(settings.root, RootSource::Awaited { .. }) {
@@ -336,5 +355,37 @@ fn driver_settings(config: &Config, around: &Surroundings, state: &Path) -> Driv
         extra_ro_paths: config.bwrap.extra_ro_paths.clone(),
         starts: around.starts,
         ca_bundle: config.egress.ca_bundle.clone(),
+        container: container_settings(config, around),
     }
+}
+
+/// `container.*` as the driver takes it, or why there is none.
+fn container_settings(config: &Config, around: &Surroundings) -> Result<ContainerSettings, String> {
+    let container = &config.container;
+    if !config.supported_sandbox_profiles.contains(&SandboxProfile::Trusted) {
+        return Err("profile trusted is not in supported_sandbox_profiles".to_owned());
+    }
+    match container.runtime {
+        ContainerRuntime::Podman => {}
+        ContainerRuntime::Docker => {
+            return Err(
+                "container.runtime docker: this build of nexusd has no driver for Docker: use podman".to_owned()
+            );
+        }
+    }
+    Ok(ContainerSettings {
+        program: container.runtime.as_str().into(),
+        image: container.image.clone(),
+        pull: match container.pull {
+            PullPolicy::Never => ImagePull::Never,
+            PullPolicy::Missing => ImagePull::Missing,
+            PullPolicy::Always => ImagePull::Always,
+        },
+        network: match container.network {
+            config::ContainerNetwork::Host => ContainerNetwork::Host,
+            config::ContainerNetwork::Isolated => ContainerNetwork::Isolated,
+        },
+        run_args: container.run_args.clone(),
+        environment: around.container_environment.clone(),
+    })
 }

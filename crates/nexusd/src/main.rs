@@ -24,6 +24,30 @@ const USAGE: u8 = 2;
 /// Nobody reads standard output any more: as a program ends that SIGPIPE ended.
 const READER_GONE: u8 = 128 + 13;
 
+/// What a container engine is given of nexusd's own environment: where its files are, and how it reaches registries. The
+/// container gets none of it.
+const CONTAINER_VARIABLES: [&str; 19] = [
+    "CONTAINERS_CONF",
+    "CONTAINERS_REGISTRIES_CONF",
+    "CONTAINERS_STORAGE_CONF",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "HOME",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "PATH",
+    "REGISTRY_AUTH_FILE",
+    "TMPDIR",
+    "USER",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os(), Platform::current()) {
         Ok(invocation) => invocation,
@@ -238,7 +262,7 @@ async fn examine(source: &ConfigSource, json: bool) -> Result<ExitCode> {
     let scratch = Scratch::in_memory(&std::env::temp_dir())?;
     let drivers = match &subject.config {
         Ok(config) => {
-            engine::doctors_drivers(config.as_ref(), &surroundings(String::new(), Starts::Few), scratch.path())
+            engine::doctors_drivers(config.as_ref(), &surroundings(String::new(), Starts::Many), scratch.path())
         }
         Err(_) => Err("the configuration cannot be read".to_owned()),
     };
@@ -286,7 +310,9 @@ fn surroundings(territory: String, starts: Starts) -> Surroundings {
     let search_path = environment("PATH")
         .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     let home = environment("HOME").unwrap_or_else(|| "/".to_owned());
-    Surroundings { search_path, home, territory, starts }
+    let variables = CONTAINER_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), environment(name)?)));
+    let container_environment = variables.collect();
+    Surroundings { search_path, home, territory, container_environment, starts }
 }
 
 fn say(line: &str) -> Result<ExitCode> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conduits::{DirectiveId, FinishedRequest, FinishedStatus, NetMode, SandboxProfile};
+use conduits::{DirectiveId, DriverKind, FinishedRequest, FinishedStatus, NetMode, SandboxProfile};
 use sandbox::StopReason;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -155,6 +155,10 @@ pub async fn run(
     let metrics = Arc::new(crate::engine::metrics(&counters, Arc::new(WorkSample::default)));
     let give_up = CancellationToken::new();
     let engine = Engine::new(config, around, metrics, counters, &give_up).await?;
+    if engine.config.driver_of(args.profile) == DriverKind::Container {
+        // The image is named by what podman has now.
+        engine.check_health().await;
+    }
     let folder = facility::take(&engine, args.facility.as_deref(), temp, args.profile).await?;
     let (input, pump) = stdin::open(io::stdin().as_fd()).map_err(RunError::Input)?.unzip();
     let id = DirectiveId::generate();

@@ -34,7 +34,10 @@ use crate::drivers::Owner;
 use crate::engine::Engine;
 use crate::outlet::Outlet;
 use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceFiles};
-use crate::{CgroupLayer, DriverSettings, Health, LaunchError, Layers, LimitLayer, NetworkLayer};
+use crate::{
+    CgroupLayer, CommandLine, DriverSettings, Environment, Health, LaunchError, Layers, LimitLayer, Limits,
+    NetworkLayer, RunName, Starts, Workspace, WorkspaceAccess, WorkspaceCwd,
+};
 
 use args::Arguments;
 use limits::{Ceilings, Own};
@@ -48,6 +51,9 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The same where its image is to be fetched before.
 const FETCHED_WITHIN: Duration = Duration::from_secs(15 * 60);
+
+/// How long the trial's command may take.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most processes that there may be, where /proc does not say (proc_sys_kernel(5), pid_max).
 const PID_MAX: u64 = 32_768;
@@ -112,6 +118,9 @@ pub(crate) struct Container {
     /// The helper, as a file that podman can mount.
     helper: PathBuf,
     known: Mutex<Option<Known>>,
+    /// The image that a container was tried of.
+    tried: Mutex<Option<String>>,
+    starts: Starts,
     /// Containers whose end was not orderly.
     stale: Stale,
 }
@@ -170,6 +179,8 @@ impl Container {
             label: settings.runtime_dir.clone(),
             helper,
             known: Mutex::new(None),
+            tried: Mutex::new(None),
+            starts: settings.starts,
             stale: Stale::default(),
         })
     }
@@ -212,7 +223,52 @@ impl Container {
         };
         let known = Known { facts, image };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
+        if let Some(image) = &known.image
+            && self.is_new(image)
+        {
+            self.trial(engine).await?;
+            *self.tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(image.id.clone());
+        }
         Ok(known)
+    }
+
+    /// Whether a container of this image has not been tried yet. A single command is its own trial.
+    fn is_new(&self, image: &Found) -> bool {
+        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        self.starts == Starts::Many && tried.as_ref() != Some(&image.id)
+    }
+
+    /// Runs a real container with the arguments of every other, which has nothing but loopback.
+    async fn trial(&self, engine: &Engine) -> Result<(), String> {
+        let place = engine.trial_workspace().map_err(|error| error.to_string())?;
+        let output = sys::pipe::pipe().map_err(|error| error.to_string())?;
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let run = PreparedRun {
+            name: RunName::parse(&engine.trial_name()).map_err(|error| text(&error))?,
+            command: CommandLine::new("/bin/sh", "exit 0").map_err(|error| text(&error))?,
+            cwd: WorkspaceCwd::default(),
+            environment: Environment::default(),
+            workspace: Workspace { host_dir: place, access: WorkspaceAccess::ReadOnly, files: WorkspaceFiles::Its },
+            network: NetworkPath::Isolated,
+            limits: Limits::default(),
+            stdin: None,
+            stdout: output.write.try_clone().map_err(|error| text(&error))?,
+            stderr: output.write,
+            timeout: TRIAL_TIMEOUT,
+        };
+        let armed = self.arm(engine, run).map_err(|error| text(&error))?;
+        let mut handle = armed.start(engine.spawner()).await.map_err(|error| text(&error))?;
+        handle.ready().await.map_err(|error| text(&error))?;
+        handle.release().map_err(|error| text(&error))?;
+        let (_keep, stop) = tokio::sync::watch::channel(None);
+        let exit = handle.wait(stop).await;
+        if exit.code == 0 {
+            return Ok(());
+        }
+        let mut said = String::new();
+        // Whatever could not be read does not change the verdict.
+        std::io::Read::read_to_string(&mut std::fs::File::from(output.read), &mut said).unwrap_or(0);
+        Err(format!("the trial container ended with code {} ({:?}): {}", exit.code, exit.ended, said.trim()))
     }
 
     /// What daemons that are gone have left: nobody else uses this label, and the daemon is one of a kind in its folder.

@@ -150,7 +150,7 @@ pub fn admit(spec: DirectiveSpec, host: &HostFacts) -> Result<Admitted, Refusal>
         return Err(Refusal::NotOffered { asked: profile, offered });
     }
     let driver = driver_of(profile, host.untrusted_driver);
-    if !matches!(driver, DriverKind::Bwrap | DriverKind::Host) {
+    if !crate::engine::built(driver) {
         return Err(Refusal::NoDriver { profile, driver });
     }
     if let Some(reason) = host.unhealthy.get(&driver) {
@@ -292,7 +292,7 @@ mod tests {
                 host(),
                 "profile `host` is not offered by this nexusd (offered: untrusted)",
             ),
-            (json!({ "sandbox_profile": "trusted" }), all, "needs the driver `container`"),
+            (json!({ "sandbox_profile": "darwin-automation" }), all, "needs the driver `darwin-automation`"),
             (
                 json!({}),
                 HostFacts { untrusted_driver: DriverKind::Firecracker, ..host() },

@@ -22,6 +22,8 @@ pub struct Ended {
     pub usage: Option<Used>,
     /// What the egress proxy counted.
     pub egress: Option<EgressSummary>,
+    /// What the command could reach was asked for, not enforced.
+    pub soft_network: bool,
     /// Snapshots, diff and artifacts.
     pub collected: Collected,
 }
@@ -43,6 +45,7 @@ impl Ended {
             ended_by: Some(ended_by),
             usage: None,
             egress: None,
+            soft_network: false,
             collected: Collected::default(),
         }
     }
@@ -65,6 +68,7 @@ impl Ended {
             ended_by,
             usage: Some(Used { usage: exit.usage, pids_refused: exit.pids_refused, oom_kills: exit.oom_kills }),
             egress,
+            soft_network: false,
             collected: Collected::default(),
         }
     }
@@ -100,6 +104,9 @@ impl Ended {
         }
         if let Some(egress) = self.egress.as_ref().filter(|egress| egress.attempts > 0) {
             manifest.insert("egress".into(), serde_json::to_value(egress).unwrap_or(Value::Null));
+        }
+        if self.soft_network {
+            manifest.insert("network_enforced".into(), false.into());
         }
         if !self.collected.artifacts.is_empty() {
             manifest.insert("artifacts".into(), self.collected.artifacts.clone().into());

@@ -4,6 +4,7 @@ use conduits::{DirectiveId, DriverKind};
 use sandbox::{BaseEnvironment, Environment, EnvironmentError, ProxyVariables};
 
 use super::admit::Admitted;
+use super::network::ProxyAddress;
 use crate::engine::Engine;
 use crate::facility::Occupied;
 
@@ -19,6 +20,7 @@ pub(super) fn of(
     id: &DirectiveId,
     admitted: &Admitted,
     occupied: &Occupied,
+    proxy: Option<&ProxyAddress>,
 ) -> Result<Environment, EnvironmentError> {
     let spec = &admitted.spec;
     let facility = occupied.path.to_string_lossy();
@@ -31,7 +33,11 @@ pub(super) fn of(
         workspace: if isolated { WORKSPACE } else { &facility },
         home: if isolated { WORKSPACE } else { &engine.home },
         private_tmp: isolated,
-        proxy: if isolated { ProxyVariables::Sandbox } else { ProxyVariables::None },
+        proxy: match proxy {
+            Some(ProxyAddress { http, socks }) => ProxyVariables::Url { http, socks },
+            None if isolated => ProxyVariables::Sandbox,
+            None => ProxyVariables::None,
+        },
     })?;
     for (name, value) in &spec.env {
         environment.set(name.as_str(), value)?;

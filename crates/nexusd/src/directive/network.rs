@@ -1,15 +1,15 @@
 //! The network of one run: its egress proxy, joined to the sandbox by an endpoint value.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use conduits::{DirectiveId, DriverKind, LogStream};
 use egress::{
-    DENIAL_QUEUE, Denial, EgressPolicy, EgressSummary, NameSockets, PolicyError, PortSocket, Proxy, ProxyListener,
-    ProxyParts, names,
+    Credential, DENIAL_QUEUE, Denial, EgressPolicy, EgressSummary, NameSockets, PolicyError, PortSocket, Proxy,
+    ProxyListener, ProxyParts, names,
 };
 use sandbox::{NetworkPath, ProxyAttachment, SandboxSockets};
 use sys::netns::{Made, Wanted};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::admit::Admitted;
-use crate::config::Bridge;
+use crate::config::{Bridge, ContainerNetwork};
 use crate::engine::Engine;
 use crate::logs::Logs;
 
@@ -32,6 +32,16 @@ pub struct Network {
     cancel: CancellationToken,
     serving: Option<JoinHandle<Option<EgressSummary>>>,
     socket: Option<PathBuf>,
+    address: Option<ProxyAddress>,
+}
+
+/// Where a proxy on the host's network is found, and by whom: the credential is the run's own.
+#[derive(Debug, Clone)]
+pub struct ProxyAddress {
+    /// For `HTTP_PROXY` and its like.
+    pub http: String,
+    /// For `ALL_PROXY`.
+    pub socks: String,
 }
 
 /// Why a run has no way to its network.
@@ -43,6 +53,9 @@ pub enum NetworkError {
     /// The host's own addresses are not known, and no directive may reach them.
     #[error("cannot read the host's own addresses, which no directive may reach: {0}; nexusd needs /proc")]
     OwnAddresses(std::io::Error),
+    /// No port for a container's proxy.
+    #[error("cannot listen on 127.0.0.1 for the egress proxy of a container: {0}")]
+    Port(std::io::Error),
     /// No socket for socat.
     #[error("cannot make the egress proxy's socket {path}: {source}; see bwrap.proxy_socket_dir", path = path.display())]
     Socket {
@@ -67,9 +80,11 @@ impl Network {
         match admitted.driver {
             // Nothing is enforced there, and `started` says so.
             DriverKind::Host | DriverKind::DarwinAutomation => Ok((Self::none(), NetworkPath::HostNetwork)),
-            DriverKind::Bwrap | DriverKind::Firecracker | DriverKind::Container => {
-                Self::open_in_bwrap(engine, id, admitted, logs)
-            }
+            DriverKind::Container => match engine.config.container.network {
+                ContainerNetwork::Isolated => Self::serve(engine, id, admitted, logs, Way::inside),
+                ContainerNetwork::Host => Self::serve(engine, id, admitted, logs, Way::beside),
+            },
+            DriverKind::Bwrap | DriverKind::Firecracker => Self::open_in_bwrap(engine, id, admitted, logs),
         }
     }
 
@@ -83,9 +98,24 @@ impl Network {
         admitted: &Admitted,
         logs: &Logs,
     ) -> Result<(Self, NetworkPath), NetworkError> {
+        Self::serve(engine, id, admitted, logs, Way::of_bwrap)
+    }
+
+    /// A proxy with the directive's policy, joined to its sandbox in this way.
+    fn serve(
+        engine: &Engine,
+        id: &DirectiveId,
+        admitted: &Admitted,
+        logs: &Logs,
+        way: fn(&Engine, &EgressPolicy) -> Result<Way, NetworkError>,
+    ) -> Result<(Self, NetworkPath), NetworkError> {
         let rules = engine.egress.rules().map_err(NetworkError::OwnAddresses)?;
         let policy = EgressPolicy::compile(&admitted.spec.net, &rules, tokio::time::Instant::now())?;
-        let ports = names::served_ports(&policy, guest::PROXY_PORT);
+        let Way { coming, path, socket, credential } = way(engine, &policy)?;
+        let address = credential.as_ref().zip(coming.port()).map(|(credential, port)| {
+            let at = format!("{}@127.0.0.1:{port}", credential.userinfo());
+            ProxyAddress { http: format!("http://{at}"), socks: format!("socks5h://{at}") }
+        });
         let (denials, shown) = mpsc::channel(DENIAL_QUEUE);
         let proxy = Proxy::new(ProxyParts {
             directive_id: id.clone(),
@@ -95,28 +125,9 @@ impl Network {
             audit: engine.egress.audit.clone(),
             counters: Arc::clone(&engine.egress.counters),
             denials,
-            credential: None,
+            credential,
         });
         let cancel = CancellationToken::new();
-        let (listener, attachment, socket) = match engine.config.bwrap.bridge {
-            Bridge::Builtin if ports.is_empty() => {
-                let (send, receive) = oneshot::channel();
-                (Coming::FromSandbox(receive), ProxyAttachment::Listener(send), None)
-            }
-            Bridge::Builtin => {
-                let (to, receive) = oneshot::channel();
-                let wanted = Wanted { v4: names::NETWORK_V4, v6: names::NETWORK_V6, service: names::SERVICE, ports };
-                (Coming::WithNames(receive), ProxyAttachment::ListenerWithNames { to, wanted }, None)
-            }
-            Bridge::Socat => {
-                let path = socket_path(&engine.config.bwrap.proxy_socket_dir);
-                let fail = |source| NetworkError::Socket { path: path.clone(), source };
-                let listener = std::os::unix::net::UnixListener::bind(&path).map_err(fail)?;
-                let listener = ProxyListener::from_std_unix(listener).map_err(fail)?;
-                let socat = socat_inside(&engine.config.bwrap.socat_path);
-                (Coming::Here(listener), ProxyAttachment::Socket { path: path.clone(), socat }, Some(path))
-            }
-        };
         let own_names_asked = engine.egress.own_names_asked();
         let (logs, until) = (logs.clone(), cancel.clone());
         let serving = engine.tasks.spawn(async move {
@@ -125,13 +136,19 @@ impl Network {
                 () = own_names_asked => {}
                 () = until.cancelled() => {}
             }
-            serve(proxy, listener, shown, logs, until).await
+            serve(proxy, coming, shown, logs, until).await
         });
-        Ok((Self { cancel, serving: Some(serving), socket }, NetworkPath::Proxied(attachment)))
+        Ok((Self { cancel, serving: Some(serving), socket, address }, path))
     }
 
     fn none() -> Self {
-        Self { cancel: CancellationToken::new(), serving: None, socket: None }
+        Self { cancel: CancellationToken::new(), serving: None, socket: None, address: None }
+    }
+
+    /// Where the proxy is, where that is not 127.0.0.1:9080 inside.
+    #[must_use]
+    pub fn address(&self) -> Option<&ProxyAddress> {
+        self.address.as_ref()
     }
 
     /// Ends the proxy and every connection through it; what it counted, where there was one.
@@ -163,12 +180,78 @@ impl Drop for Network {
     }
 }
 
+/// How a sandbox and its proxy come together.
+struct Way {
+    coming: Coming,
+    path: NetworkPath,
+    /// A file that goes with the network.
+    socket: Option<PathBuf>,
+    /// What the proxy asks for, where others could reach it.
+    credential: Option<Credential>,
+}
+
+impl Way {
+    fn of_bwrap(engine: &Engine, policy: &EgressPolicy) -> Result<Self, NetworkError> {
+        let ports = names::served_ports(policy, guest::PROXY_PORT);
+        match engine.config.bwrap.bridge {
+            Bridge::Builtin if ports.is_empty() => Self::inside(engine, policy),
+            Bridge::Builtin => {
+                let (to, receive) = oneshot::channel();
+                let wanted = Wanted { v4: names::NETWORK_V4, v6: names::NETWORK_V6, service: names::SERVICE, ports };
+                Ok(Self::proxied(Coming::WithNames(receive), ProxyAttachment::ListenerWithNames { to, wanted }, None))
+            }
+            Bridge::Socat => {
+                let path = socket_path(&engine.config.bwrap.proxy_socket_dir);
+                let fail = |source| NetworkError::Socket { path: path.clone(), source };
+                let listener = std::os::unix::net::UnixListener::bind(&path).map_err(fail)?;
+                let listener = ProxyListener::from_std_unix(listener).map_err(fail)?;
+                let socat = socat_inside(&engine.config.bwrap.socat_path);
+                let attachment = ProxyAttachment::Socket { path: path.clone(), socat };
+                Ok(Self::proxied(Coming::Here(listener, None), attachment, Some(path)))
+            }
+        }
+    }
+
+    /// The sandbox listens, and its socket comes out.
+    fn inside(_: &Engine, _: &EgressPolicy) -> Result<Self, NetworkError> {
+        let (send, receive) = oneshot::channel();
+        Ok(Self::proxied(Coming::FromSandbox(receive), ProxyAttachment::Listener(send), None))
+    }
+
+    /// A port of the host's, for a command that has the host's network: every user of the host could connect to it.
+    fn beside(_: &Engine, _: &EgressPolicy) -> Result<Self, NetworkError> {
+        let listen = || {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            listener.set_nonblocking(true)?;
+            let port = listener.local_addr()?.port();
+            Ok((ProxyListener::from_std_tcp(listener)?, port))
+        };
+        let (listener, port) = listen().map_err(NetworkError::Port)?;
+        let coming = Coming::Here(listener, Some(port));
+        Ok(Self { coming, path: NetworkPath::HostNetwork, socket: None, credential: Some(Credential::generate()) })
+    }
+
+    fn proxied(coming: Coming, attachment: ProxyAttachment, socket: Option<PathBuf>) -> Self {
+        Self { coming, path: NetworkPath::Proxied(attachment), socket, credential: None }
+    }
+}
+
 /// Where the proxy's listener comes from.
 enum Coming {
     FromSandbox(oneshot::Receiver<TcpListener>),
     /// With the sockets of the name service.
     WithNames(oneshot::Receiver<SandboxSockets>),
-    Here(ProxyListener),
+    /// It is there, on this port of the host's where it is one.
+    Here(ProxyListener, Option<u16>),
+}
+
+impl Coming {
+    fn port(&self) -> Option<u16> {
+        match self {
+            Self::Here(_, port) => *port,
+            Self::FromSandbox(_) | Self::WithNames(_) => None,
+        }
+    }
 }
 
 async fn serve(
@@ -199,7 +282,7 @@ async fn serve(
 /// The proxy and what it accepts on, once that is there; `None` where the sandbox ended before.
 async fn came(proxy: Proxy, coming: Coming, logs: &Logs) -> Option<(Proxy, io::Result<ProxyListener>)> {
     match coming {
-        Coming::Here(listener) => Some((proxy, Ok(listener))),
+        Coming::Here(listener, _) => Some((proxy, Ok(listener))),
         Coming::FromSandbox(receive) => Some((proxy, ProxyListener::from_std_tcp(receive.await.ok()?))),
         Coming::WithNames(receive) => {
             let SandboxSockets { proxy: listener, names } = receive.await.ok()?;

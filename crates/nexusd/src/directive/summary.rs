@@ -15,7 +15,7 @@ pub(super) fn of_refused() -> StartedRequest {
 
 /// A directive whose workspace is made before its sandbox.
 pub(super) fn before_launch(engine: &Engine, admitted: &Admitted) -> StartedRequest {
-    let mut request = started(asked(admitted));
+    let mut request = started(asked(engine, admitted));
     request.sandbox_version = engine.driver_version(admitted.driver);
     request
 }
@@ -27,14 +27,15 @@ pub(super) fn of_armed(
     layers: &Layers,
     disk_kept_by: Option<&'static str>,
 ) -> StartedRequest {
-    let mut summary = asked(admitted);
+    let mut summary = asked(engine, admitted);
     if let Some(kept_by) = disk_kept_by {
         summary.insert("disk".into(), kept_by.into());
     }
     summary.insert("layers".into(), layers_value(layers));
     let mut request = started(summary);
     request.sandbox_version = engine.driver_version(admitted.driver);
-    request.runtime_ref = Some(Value::String(format!("{}:{}", layers.driver, engine.instance)));
+    let runtime = layers.image.clone().unwrap_or_else(|| engine.instance.to_string());
+    request.runtime_ref = Some(Value::String(format!("{}:{runtime}", layers.driver)));
     request
 }
 
@@ -48,9 +49,8 @@ fn started(summary: Map<String, Value>) -> StartedRequest {
     }
 }
 
-fn asked(admitted: &Admitted) -> Map<String, Value> {
+fn asked(engine: &Engine, admitted: &Admitted) -> Map<String, Value> {
     let net = &admitted.spec.net;
-    let enforced = super::environment::isolated(admitted.driver);
     let mut summary = Map::new();
     summary.insert("driver".into(), admitted.driver.as_str().into());
     summary.insert(
@@ -58,8 +58,8 @@ fn asked(admitted: &Admitted) -> Map<String, Value> {
         json!({
             "mode": net.mode.as_str(),
             "allow": net.allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            // Profile host has the host's network: the mode is a wish there, and said to be one.
-            "enforced": enforced,
+            // With the host's network the mode is a wish, and said to be one.
+            "enforced": engine.enforces_network(admitted.driver),
         }),
     );
     summary.insert("workspace".into(), format!("{:?}", admitted.access).into());

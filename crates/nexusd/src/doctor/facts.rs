@@ -169,8 +169,8 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
         run(bwrap, &["--version"], VERSION_TIMEOUT),
         run(socat, &["-V"], VERSION_TIMEOUT),
         run(engine, &["--version"], VERSION_TIMEOUT),
-        health(needs_bwrap, drivers),
-        container(needs_container, engine, facts.image()),
+        health(needs_bwrap, drivers.clone()),
+        container(needs_container, drivers.clone()),
         contact(config, facts.config_error.is_some()),
         pinned_root(config),
     );
@@ -205,30 +205,24 @@ async fn health(needed: bool, drivers: Result<&Drivers, String>) -> Option<Resul
     Some(health.map_err(|_| format!("no answer within {} s", FUNCTIONAL_TIMEOUT.as_secs())))
 }
 
-/// Runs the smallest container there is of the image, if the image is there: nothing is fetched.
-async fn container(needed: bool, engine: &OsStr, image: &str) -> Container {
+/// Runs a container as directives get them, if the image is there: nothing is fetched.
+async fn container(needed: bool, drivers: Result<&Drivers, String>) -> Container {
     if !needed {
         return Container::NotAsked;
     }
-    match run(engine, &["image", "inspect", image], VERSION_TIMEOUT).await {
-        Ran::Ended { success: true, .. } => {}
-        Ran::Ended { success: false, .. } => return Container::NoImage,
-        Ran::Missing => return Container::NotAsked,
-        Ran::Failed(why) => return Container::Broken(why),
-    }
-    let args = [
-        "run",
-        "--rm",
-        "--pull=never",
-        "--network=none",
-        "--cap-drop=ALL",
-        "--security-opt=no-new-privileges",
-        image,
-        "true",
-    ];
-    match run(engine, &args, FUNCTIONAL_TIMEOUT).await {
-        Ran::Ended { success: true, .. } => Container::Works,
-        ran => Container::Broken(ran.complaint()),
+    let drivers = match drivers {
+        Ok(drivers) => drivers,
+        Err(why) => return Container::Broken(why),
+    };
+    let health = match tokio::time::timeout(FUNCTIONAL_TIMEOUT, drivers.health(Driver::Container)).await {
+        Ok(health) => health,
+        Err(_) => return Container::Broken(format!("no answer within {} s", FUNCTIONAL_TIMEOUT.as_secs())),
+    };
+    match health.reason {
+        None => Container::Works,
+        Some(why) if why.contains("image not known") => Container::NoImage,
+        Some(why) if why.contains(" is not found: ") => Container::NotAsked,
+        Some(why) => Container::Broken(why),
     }
 }
 

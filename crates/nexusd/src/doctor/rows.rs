@@ -1,6 +1,6 @@
 //! Facts to rows: pure. The guide's rows come first, in its order and words.
 
-use conduits::{DriverKind, SandboxProfile};
+use conduits::SandboxProfile;
 use sandbox::CgroupLayer;
 
 use super::credentials::Credentials;
@@ -110,10 +110,11 @@ fn engine(facts: &Facts) -> Row {
         None if docker => {
             Row::fail("podman", format!("docker: {}", facts.engine.complaint()), "sudo apt install -y docker.io")
         }
-        // Nothing was asked for, and nothing here could use it.
-        None if facts.config.is_none() && !is_built(DriverKind::Container) => {
-            Row::skip("podman", "not needed (the container driver is not available in this build)")
-        }
+        // Nothing was asked for.
+        None if facts.config.is_none() => Row::skip(
+            "podman",
+            format!("{}; profile trusted needs it: sudo apt install -y podman", facts.engine.complaint()),
+        ),
         None => Row::fail("podman", facts.engine.complaint(), "sudo apt install -y podman"),
     }
 }
@@ -187,16 +188,14 @@ fn container_functional(facts: &Facts) -> Row {
     if !facts.needs_container() {
         return Row::skip(name, "not needed (trusted is not offered)");
     }
-    if !is_built(DriverKind::Container) {
-        let detail = "the container driver is not available in this build";
-        return match facts.config {
-            Some(_) => Row::fail(name, detail, "remove trusted from supported_sandbox_profiles"),
-            None => Row::skip(name, detail),
-        };
-    }
     let (engine, image) = (facts.engine_name(), facts.image());
     match &facts.container {
         Container::Works => Row::pass(name, "container invocation succeeded"),
+        // Nothing was asked for.
+        Container::NoImage if facts.config.is_none() => {
+            Row::skip(name, format!("image {image} is not there; profile trusted needs one: {engine} pull {image}"))
+        }
+        Container::NotAsked if facts.config.is_none() => Row::skip(name, format!("{engine} is not there")),
         Container::NoImage => Row::fail(name, format!("image {image} is not there"), format!("{engine} pull {image}")),
         Container::NotAsked => Row::fail(name, format!("{engine} is not there"), "mend the row above"),
         Container::Broken(why) if why.contains("subuid") || why.contains("subgid") || why.contains("newuidmap") => {
