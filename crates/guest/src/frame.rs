@@ -118,6 +118,8 @@ pub struct Ended {
     pub max_rss_kib: u64,
     /// How often the kernel killed for want of memory, where the helper alone can tell (containers); else 0.
     pub oom_kills: u64,
+    /// The same of processes that were refused.
+    pub pids_refused: u64,
 }
 
 /// How a process ended.
@@ -221,7 +223,9 @@ impl Frame {
                     How::Signal(signal) => (1, signal),
                 };
                 payload.extend([tag, value]);
-                for number in [ended.user_micros, ended.system_micros, ended.max_rss_kib, ended.oom_kills] {
+                for number in
+                    [ended.user_micros, ended.system_micros, ended.max_rss_kib, ended.oom_kills, ended.pids_refused]
+                {
                     payload.extend(number.to_le_bytes());
                 }
                 kind::EXITED
@@ -306,7 +310,8 @@ impl Ended {
             _ => return None,
         };
         let (user_micros, system_micros, max_rss_kib) = (rest.number()?, rest.number()?, rest.number()?);
-        Some(Self { how, user_micros, system_micros, max_rss_kib, oom_kills: rest.number()? })
+        let (oom_kills, pids_refused) = (rest.number()?, rest.number()?);
+        Some(Self { how, user_micros, system_micros, max_rss_kib, oom_kills, pids_refused })
     }
 }
 

@@ -190,8 +190,9 @@ impl Supervisor {
             self.kill_all();
         }
         let (user_micros, system_micros, max_rss_kib) = os::usage_of_children();
-        let oom_kills = if self.mode == Mode::Container { container::oom_kills() } else { 0 };
-        say(&Frame::Exited(Ended { how, user_micros, system_micros, max_rss_kib, oom_kills }));
+        let counted = if self.mode == Mode::Container { container::counted() } else { (0, 0) };
+        let (oom_kills, pids_refused) = counted;
+        say(&Frame::Exited(Ended { how, user_micros, system_micros, max_rss_kib, oom_kills, pids_refused }));
         Some(0)
     }
 

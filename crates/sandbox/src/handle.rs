@@ -350,9 +350,7 @@ impl RunHandle {
             peak = group.peak_memory();
             cpu = group.cpu_time();
             pids_refused = group.pids_refused();
-            if let Some(refused @ 1..) = pids_refused {
-                note = Some(format!("the limit of processes was reached: {refused} were refused"));
-            }
+            note = pids_refused.and_then(note_of_refused);
             let name = group.name().to_owned();
             if !remove(group).await {
                 tracing::warn!(group = name, "processes are left in the cgroup of a run that has ended");
@@ -370,6 +368,8 @@ impl RunHandle {
         let cause = self.ending.map(|ending| ending.cause);
         if self.around.layers.driver == container::NAME {
             oom_kills = self.report.map(|ended| ended.oom_kills);
+            pids_refused = self.report.map(|ended| ended.pids_refused);
+            note = pids_refused.and_then(note_of_refused);
         }
         let oom = oom_kills.unwrap_or(0);
         let ended = ended_by(cause, command, oom, || self.engine_failure(self.status));
@@ -447,6 +447,11 @@ fn ended_by(
         (None, Some(CommandStatus::Signal(signal))) => EndedBy::Signal(signal),
         (None, None) => EndedBy::Engine(engine()),
     }
+}
+
+/// What is said of processes that the limit refused.
+fn note_of_refused(refused: u64) -> Option<String> {
+    (refused > 0).then(|| format!("the limit of processes was reached: {refused} were refused"))
 }
 
 /// Removes a cgroup, or leaves the empty directory to be swept away with a later run's: the kernel keeps it for some

@@ -28,9 +28,11 @@ fn frame() -> impl Strategy<Value = Frame> {
         },
     );
     let how = prop_oneof![any::<u8>().prop_map(How::Code), (1_u8..=64).prop_map(How::Signal)];
-    let ended = (how, any::<[u64; 4]>()).prop_map(|(how, [user_micros, system_micros, max_rss_kib, oom_kills])| {
-        Frame::Exited(Ended { how, user_micros, system_micros, max_rss_kib, oom_kills })
-    });
+    let ended = (how, any::<[u64; 5]>()).prop_map(
+        |(how, [user_micros, system_micros, max_rss_kib, oom_kills, pids_refused])| {
+            Frame::Exited(Ended { how, user_micros, system_micros, max_rss_kib, oom_kills, pids_refused })
+        },
+    );
     let step = prop_oneof![
         Just(Step::Listen),
         Just(Step::PassListener),
