@@ -44,6 +44,11 @@ check: bootstrap-check ## formatting, lints, file sizes, licences, architecture,
 test-bwrap: bootstrap-run ## the bubblewrap driver's tests alone, at most 120 s once compiled
 	@tools/test-driver.sh bwrap
 
+.PHONY: test-container
+test-container: bootstrap-test ## the container driver's tests alone, in real containers, at most 120 s once compiled
+	@tools/test-image.sh >/dev/null
+	@tools/test-driver.sh container
+
 .PHONY: test-vm
 test-vm: bootstrap-vm ## the tests that need a modern host (cgroup v2, delegation, …), in an emulated one; changes nothing here
 	@tools/test-vm.sh

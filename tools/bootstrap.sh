@@ -107,6 +107,10 @@ if [ "$(uname -s)" = Linux ]; then
         want_program ps procps
         want_program less less
         want_program systemd-analyze systemd
+        want_program podman podman
+        # Bears every kind of cgroups; what podman brings by itself does not.
+        want_program runc runc
+        [ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || wanted_too="$wanted_too netavark"
     fi
     if [ "$purpose" = vm ]; then
         need_command qemu-system-x86_64 qemu-system-x86

@@ -199,9 +199,6 @@ async fn run(
         let mut handle = engine.drivers.start(armed).await?;
         handle.ready().await.map(|()| handle)
     };
-    if admitted.driver == DriverKind::Container && !engine.enforces_network(admitted.driver) {
-        logs.notice(LogStream::Stderr, SOFT_NETWORK).await;
-    }
     let (begun, ready) = tokio::join!(started, ready);
     debug!(after_ms = millis(order.received.elapsed()), "started and ready");
     let mut handle = match (begun, ready) {
@@ -216,6 +213,10 @@ async fn run(
         }
         (Begun::Go, Ok(handle)) => handle,
     };
+    // Not before: the mothership takes no log of what has not started.
+    if admitted.driver == DriverKind::Container && !engine.enforces_network(admitted.driver) {
+        logs.notice(LogStream::Stderr, SOFT_NETWORK).await;
+    }
     times.start = order.received.elapsed();
     engine.metrics.directive_started(admitted.driver, times.start);
 

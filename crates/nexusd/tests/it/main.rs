@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod collecting;
 mod config;
+mod conformance;
 mod doctor;
 mod egress;
 mod endings;

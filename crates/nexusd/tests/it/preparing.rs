@@ -9,9 +9,9 @@ use testkit::{StubOptions, WorkDir, require};
 use crate::bed::{Bed, Ended};
 
 /// git over HTTP with a name and password; the port it listens on.
-struct GitServer {
+pub(crate) struct GitServer {
     process: Child,
-    port: u16,
+    pub(crate) port: u16,
     root: WorkDir,
 }
 
@@ -21,7 +21,7 @@ impl GitServer {
     }
 
     /// With what a script adds to the tree.
-    fn with(more: &str) -> Self {
+    pub(crate) fn with(more: &str) -> Self {
         let root = WorkDir::new();
         let script = format!(
             "git init -q -b main tree && cd tree && echo hello > greeting && {more} && git add . &&

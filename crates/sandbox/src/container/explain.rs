@@ -2,6 +2,7 @@
 
 /// What a message says, and what mends it; the first that fits counts.
 const MENDS: &[(&[&str], &str)] = &[
+    (&["could not find \"netavark\""], "sudo apt install -y netavark"),
     (
         &["image not known", "no such image", "unable to find a name and tag match", "short-name"],
         "podman pull the image as this user, or set container.pull: missing",

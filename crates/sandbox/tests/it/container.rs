@@ -205,7 +205,8 @@ async fn containers_of_a_daemon_that_is_gone_are_removed_and_no_others() {
     let dir = tempfile::tempdir().unwrap();
     let make = |folder: &str| {
         let label = format!("io.nexus.dir={}", dir.path().join(folder).display());
-        let words = ["create", "--ulimit=nofile=100:100", "--ulimit=nproc=1000:1000", "--label", &label];
+        let words =
+            ["create", "--network=none", "--ulimit=nofile=100:100", "--ulimit=nproc=1000:1000", "--label", &label];
         let output = Containers::of_tests().podman().args(words).args([Containers::IMAGE, "true"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()

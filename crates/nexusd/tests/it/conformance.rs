@@ -1,0 +1,165 @@
+//! One suite for every driver: a directive means the same wherever it runs.
+//!
+//! Each case says what is expected, and where a driver cannot have it, what it has instead. docs/conformance.md is made of the
+//! same values; a test compares.
+
+mod cases;
+mod table;
+
+use std::process::Command;
+
+use conduits::LogStream;
+use serde_json::json;
+use testkit::require::test_rootfs;
+use testkit::{Containers, StubOptions, require};
+
+use crate::bed::{Bed, Ended, SOON};
+use crate::preparing::GitServer;
+use cases::{CASES, Case, Check};
+
+/// A driver as a daemon is configured for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    Host,
+    BwrapHostUsr,
+    BwrapRootfs,
+    ContainerIsolated,
+    ContainerHost,
+}
+
+impl Setting {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::BwrapHostUsr, Self::BwrapRootfs, Self::ContainerIsolated, Self::ContainerHost, Self::Host];
+
+    /// Heading of its column.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::BwrapHostUsr => "bwrap, host's /usr",
+            Self::BwrapRootfs => "bwrap, rootfs",
+            Self::ContainerIsolated => "container, isolated",
+            Self::ContainerHost => "container, host network",
+        }
+    }
+
+    pub(crate) fn profile(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::BwrapHostUsr | Self::BwrapRootfs => "untrusted",
+            Self::ContainerIsolated | Self::ContainerHost => "trusted",
+        }
+    }
+
+    /// The command has a file system of its own.
+    pub(crate) fn is_isolated(self) -> bool {
+        self != Self::Host
+    }
+
+    fn bed(self) -> Bed {
+        let profile = self.profile();
+        let mut keys = format!(
+            "supported_sandbox_profiles: [{profile}]\nmax_concurrent_directives: 4\noperator: {{net_ceiling: unrestricted}}\n\
+             egress: {{allow_private: [127.0.0.2/32]}}\nlog: {{max_output_bytes: 30000000}}\n"
+        );
+        match self {
+            Self::BwrapRootfs => keys += &format!("bwrap: {{rootfs_path: {}}}\n", test_rootfs().display()),
+            Self::ContainerIsolated | Self::ContainerHost => {
+                let network = if self == Self::ContainerHost { "host" } else { "isolated" };
+                keys += &format!("container: {{image: \"{}\", network: {network}}}\n", Containers::IMAGE);
+            }
+            Self::Host | Self::BwrapHostUsr => {}
+        }
+        // The git server has a name here, and the containers a store of their own.
+        Bed::started_by(StubOptions::full(), &keys, |dir| {
+            let hosts = dir.write("hosts", "127.0.0.1 localhost\n127.0.0.2 git.example.test\n");
+            let mut program = Command::new("unshare");
+            let script = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
+            program.args(["--mount", "sh", "-c", script, "sh"]).arg(hosts).arg(env!("CARGO_BIN_EXE_nexusd"));
+            program.envs(Containers::of_tests().environment());
+            program
+        })
+    }
+}
+
+/// Every case in one setting; all that fail are named at once.
+async fn conforms(setting: Setting) {
+    let more = "seq 100 > old && echo x > gone && printf '\\1\\0' > binary";
+    let (bed, server) = (setting.bed(), GitServer::with(more));
+    let mut wrong = Vec::new();
+    for case in CASES {
+        if let Err(why) = holds(&bed, &server, setting, case).await {
+            wrong.push(format!("{}: {why}", case.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), CASES.len(), wrong.join("\n"));
+    assert_eq!(bed.stub.violations(), Vec::<String>::new());
+}
+
+async fn holds(bed: &Bed, server: &GitServer, setting: Setting, case: &Case) -> Result<(), String> {
+    let mut ended: Vec<Ended> = Vec::new();
+    let facility = format!("f-{}", case.name.replace([' ', ',', '\''], "-"));
+    for step in (case.steps)(setting) {
+        let mut fields = step.fields;
+        fields["sandbox_profile"] = json!(setting.profile());
+        if let Some(url) = fields["facility"]["repo_url"].as_str() {
+            fields["facility"]["repo_url"] = json!(url.replace("PORT", &server.port.to_string()));
+        }
+        if fields["facility"]["id"].is_null() {
+            fields["facility"] = json!({ "id": facility });
+        }
+        let id = bed.queue(fields);
+        if let Some(mark) = step.cancel_at {
+            if !mark.is_empty() {
+                bed.stub.log_contains(&id, LogStream::Stdout, mark, SOON).await;
+            }
+            bed.stub.cancel(&id);
+        }
+        ended.push(bed.ended(id).await);
+    }
+    let Check(check) = case.check;
+    check(setting, &ended).map_err(|why| format!("{why}\n    {}", shown(&ended)))
+}
+
+fn shown(ended: &[Ended]) -> String {
+    let cut = |text: &str| text.chars().take(300).collect::<String>();
+    let one = |end: &Ended| {
+        format!(
+            "{} {:?} out {:?} err {:?}",
+            end.report.status.as_str(),
+            end.report.exit_code,
+            cut(&end.stdout),
+            cut(&end.stderr)
+        )
+    };
+    ended.iter().map(one).collect::<Vec<_>>().join("\n    ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host() {
+    require!(Root, Bwrap, Git, Python, Cgroups);
+    conforms(Setting::Host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bwrap_with_the_hosts_usr() {
+    require!(Root, Bwrap, Git, Python, Cgroups);
+    conforms(Setting::BwrapHostUsr).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bwrap_with_a_rootfs() {
+    require!(Root, Bwrap, Git, Python, Cgroups, Rootfs);
+    conforms(Setting::BwrapRootfs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn container_without_a_network() {
+    require!(Root, Bwrap, Git, Python, Cgroups, Podman);
+    conforms(Setting::ContainerIsolated).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn container_with_the_hosts_network() {
+    require!(Root, Bwrap, Git, Python, Cgroups, Podman);
+    conforms(Setting::ContainerHost).await;
+}
