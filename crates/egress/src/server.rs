@@ -5,6 +5,7 @@
 //! Leaves to others: the listener (a value), the policy (a value), showing denials.
 
 mod attempt;
+mod departure;
 mod exchange;
 mod http;
 mod names;

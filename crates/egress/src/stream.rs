@@ -5,10 +5,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::Shutdown;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
+
+/// Before a socket is looked at again that is ready for what is not asked for.
+const RARE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -87,6 +92,30 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Returns once the peer has ended its side, whatever of it is still unread.
+    pub(crate) async fn ended(&self) {
+        // What tells of the end alone: data that nobody reads must not look like it.
+        let interest = Interest::PRIORITY;
+        loop {
+            let ready = match self {
+                Self::Tcp(stream) => stream.ready(interest).await,
+                Self::Unix(stream) => stream.ready(interest).await,
+            };
+            match ready {
+                Ok(ready) if !ready.is_read_closed() => tokio::time::sleep(RARE_PAUSE).await,
+                _ => return,
+            }
+        }
+    }
+
+    /// Whether nothing that is sent can reach the peer any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut watched = [PollFd::new(self, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut watched, Some(&now)).is_ok()
+            && watched[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 
     /// Tells the peer that nothing more comes, while its bytes still can.

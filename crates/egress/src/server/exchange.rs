@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use super::departure;
 use super::session::READ_BYTES;
 use crate::relay::Meter;
 use crate::stream::{Stream, would_block};
@@ -84,6 +85,8 @@ pub(super) struct Exchange<'a> {
 struct Flags {
     answer_begun: AtomicBool,
     origin_spoke: AtomicBool,
+    /// The client has been sent something, maybe not all of it.
+    told: AtomicBool,
 }
 
 /// Why a body stopped.
@@ -123,7 +126,9 @@ impl<'a> Exchange<'a> {
             flags: &self.flags,
         };
         let answer = download.run();
-        tokio::pin!(upload, answer);
+        let may_tell = || self.request.is_http11 && !self.flags.told.load(Relaxed);
+        let gone = departure::left(self.client, may_tell);
+        tokio::pin!(upload, answer, gone);
         let mut uploaded = None;
         let response = loop {
             tokio::select! {
@@ -136,6 +141,7 @@ impl<'a> Exchange<'a> {
                     Err(Stopped::Body(error)) => return Err(Failure::ClientBody(error)),
                 },
                 answered = &mut answer => break answered?,
+                () = &mut gone => return Err(Failure::ClientGone),
             }
         };
         let is_whole = uploaded == Some(true);
@@ -178,8 +184,10 @@ impl Download<'_> {
             if interim > MAX_INTERIM {
                 return Err(Failure::Origin(format!("the origin sent more than {MAX_INTERIM} interim answers")));
             }
+            self.flags.told.store(true, Relaxed);
             self.client.write_all(&response.head).await.map_err(|_| Failure::ClientGone)?;
         };
+        self.flags.told.store(true, Relaxed);
         self.flags.answer_begun.store(true, Relaxed);
         self.client.write_all(&response.head).await.map_err(|_| Failure::ClientGone)?;
         self.meter.moved(&self.meter.down, response.head.len());

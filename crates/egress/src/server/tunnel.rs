@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
+use super::departure;
 use super::{Shared, session::READ_BYTES};
 use crate::policy::Refusal;
 use crate::policy::reason::Reason;
@@ -71,15 +72,33 @@ pub(super) async fn carry(
         });
         let down = &account.meter.down;
         let download = Box::pin(async { pump(origin, client, &account.meter, down).await.map_err(UploadEnd::Io) });
-        // Both ways to their ends; a failure of one ends both.
-        let both = async { tokio::try_join!(upload, download).map(|_| ()) };
-        guarded(shared, &account.meter, both).await
+        guarded(shared, &account.meter, both(client, upload, download)).await
     };
     match outcome {
         Ok(Err(UploadEnd::Refused(refusal))) => attempt.deny(&refusal),
         Ok(Err(UploadEnd::Io(error))) => tracing::trace!(%error, "a tunnel ended with an error"),
         Err(Cut::Expired) => attempt.ended(Reason::PolicyExpired),
         Ok(Ok(())) | Err(Cut::Idle) => {}
+    }
+}
+
+/// Both ways to their ends. A failure of one ends both; so does a client that is gone, which over TCP looks like one that has
+/// ended its side, and that may still read.
+async fn both(
+    client: &Stream,
+    mut upload: impl Future<Output = Result<(), UploadEnd>> + Unpin,
+    mut download: impl Future<Output = Result<(), UploadEnd>> + Unpin,
+) -> Result<(), UploadEnd> {
+    tokio::select! {
+        sent = &mut upload => sent?,
+        received = &mut download => {
+            received?;
+            return upload.await;
+        }
+    }
+    tokio::select! {
+        received = download => received,
+        () = departure::left(client, || false) => Err(UploadEnd::Io(io::ErrorKind::ConnectionReset.into())),
     }
 }
 

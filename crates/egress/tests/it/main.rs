@@ -15,6 +15,7 @@ mod bounds;
 mod connect;
 mod corpus;
 mod denied;
+mod departures;
 mod forward;
 mod names;
 mod netns;
