@@ -1,14 +1,14 @@
 //! Moving the bytes of a tunnel.
 //!
-//! Each direction starts by copying through one scratch buffer per thread, so an idle tunnel
-//! holds no buffer; a direction that has moved [`SPLICE_AFTER`] bytes goes on with splice(2), so a
-//! long one never touches user space. Either way at most 64 KiB are under way. A peer's half-close
-//! is passed on, the other direction goes on.
+//! Each direction starts by copying through one scratch buffer per thread, so an idle tunnel holds no buffer, and one under
+//! way at most 64 KiB. A direction that has moved [`SPLICE_AFTER`] bytes goes on with splice(2) through a pipe, and never
+//! touches user space; once it is quiet for a moment it gives the pipe back. A peer's half-close is passed on, the other
+//! direction goes on.
 
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, SpliceFlags};
@@ -22,6 +22,19 @@ pub(crate) const RELAY_BYTES: usize = 64 * 1024;
 
 /// After so many bytes a direction is worth the two descriptors of a pipe.
 const SPLICE_AFTER: u64 = 256 * 1024;
+
+/// The size of such a pipe: with an ordinary one of 64 KiB, splicing costs as much as copying, for whoever is at the ends is
+/// woken as often. It holds what was in the sockets' buffers before.
+const PIPE_BYTES: usize = 1024 * 1024;
+
+/// So many in the whole process: an ordinary user has 64 MiB for all pipes (`fs.pipe-user-pages-soft`), and those of logs are
+/// among them.
+const MAX_PIPES: usize = 32;
+
+/// After so much silence a direction gives its pipe back.
+const PIPE_REST: Duration = Duration::from_millis(500);
+
+static PIPES: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; RELAY_BYTES].into_boxed_slice());
@@ -67,6 +80,41 @@ impl Meter {
     }
 }
 
+/// A pipe of [`PIPE_BYTES`], one of [`MAX_PIPES`].
+#[derive(Debug)]
+struct Pipe {
+    output: OwnedFd,
+    input: OwnedFd,
+    _place: Place,
+}
+
+/// A place among the pipes that there may be.
+#[derive(Debug)]
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let more = |taken: usize| (taken < MAX_PIPES).then_some(taken + 1);
+        PIPES.fetch_update(Relaxed, Relaxed, more).is_ok().then_some(Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        PIPES.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Pipe {
+    /// None where there are enough, no descriptors are left, or the system does not give one of this size.
+    fn take() -> Option<Self> {
+        let place = Place::take()?;
+        let (output, input) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        rustix::pipe::fcntl_setpipe_size(&input, PIPE_BYTES).ok()?;
+        Some(Self { output, input, _place: place })
+    }
+}
+
 /// Moves bytes from `from` to `to` until the end of the stream, and passes that end on.
 pub(crate) async fn pump(from: &Stream, to: &Stream, meter: &Meter, counter: &AtomicU64) -> io::Result<()> {
     let mut since = 0_u64;
@@ -80,9 +128,11 @@ pub(crate) async fn pump(from: &Stream, to: &Stream, meter: &Meter, counter: &At
         since += bytes as u64;
         if since >= SPLICE_AFTER {
             since = 0;
-            // Without descriptors to spare the direction goes on as it is, and asks again later.
-            if let Ok(pipe) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
-                return splice(from, to, pipe, meter, counter).await;
+            // Without a pipe to spare the direction goes on as it is, and asks again later.
+            if let Some(pipe) = Pipe::take()
+                && splice(from, to, &pipe, meter, counter).await? == Spliced::ToTheEnd
+            {
+                return Ok(());
             }
         }
         // Sockets that are always ready must not keep the other tasks from running.
@@ -96,6 +146,9 @@ async fn read_and_forward(from: &Stream, to: &Stream) -> io::Result<(usize, Vec<
         from.readable().await?;
         let step = SCRATCH.with_borrow_mut(|scratch| {
             let bytes = from.try_read(scratch)?;
+            if bytes == 0 {
+                return Ok(Ok((0, Vec::new())));
+            }
             let written = match to.try_write(&scratch[..bytes]) {
                 Ok(written) => written,
                 Err(error) if would_block(&error) => 0,
@@ -111,25 +164,38 @@ async fn read_and_forward(from: &Stream, to: &Stream) -> io::Result<(usize, Vec<
     }
 }
 
-async fn splice(
-    from: &Stream,
-    to: &Stream,
-    (pipe_out, pipe_in): (OwnedFd, OwnedFd),
-    meter: &Meter,
-    counter: &AtomicU64,
-) -> io::Result<()> {
+/// How splicing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spliced {
+    /// The stream has ended, and that was passed on.
+    ToTheEnd,
+    /// Nothing came for a moment. The pipe is empty.
+    Quiet,
+}
+
+async fn splice(from: &Stream, to: &Stream, pipe: &Pipe, meter: &Meter, counter: &AtomicU64) -> io::Result<Spliced> {
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     loop {
         // The pipe is empty here, so "would block" can only mean the socket.
-        let fill = || Ok(rustix::pipe::splice(from, None, &pipe_in, None, RELAY_BYTES, flags)?);
-        let bytes = from.with_ready(Interest::READABLE, fill).await?;
+        let fill = || Ok(rustix::pipe::splice(from, None, &pipe.input, None, PIPE_BYTES, flags)?);
+        let bytes = match from.try_with(Interest::READABLE, fill) {
+            Err(error) if would_block(&error) => match tokio::time::timeout(PIPE_REST, from.readable()).await {
+                Ok(ready) => {
+                    ready?;
+                    continue;
+                }
+                Err(_) => return Ok(Spliced::Quiet),
+            },
+            other => other?,
+        };
         if bytes == 0 {
-            return to.shutdown_write();
+            to.shutdown_write()?;
+            return Ok(Spliced::ToTheEnd);
         }
         let mut left = bytes;
         while left > 0 {
             // The pipe is not empty here: the same for the other socket.
-            let drain = || Ok(rustix::pipe::splice(&pipe_out, None, to, None, left, flags)?);
+            let drain = || Ok(rustix::pipe::splice(&pipe.output, None, to, None, left, flags)?);
             match to.with_ready(Interest::WRITABLE, drain).await? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 moved => left -= moved,
@@ -137,5 +203,63 @@ async fn splice(
         }
         meter.moved(counter, bytes);
         tokio::task::consume_budget().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_pipes_than_there_may_be() {
+        let mut taken = Vec::new();
+        while let Some(pipe) = Pipe::take() {
+            taken.push(pipe);
+            assert!(taken.len() <= MAX_PIPES);
+        }
+        let size = rustix::pipe::fcntl_getpipe_size(&taken[0].output).unwrap();
+        assert_eq!((taken.len(), size), (MAX_PIPES, PIPE_BYTES));
+        taken.pop();
+        assert!(Pipe::take().is_some());
+    }
+
+    /// What comes in small pieces after a lot goes on at once, and the pipe is given back; then it may be a lot again.
+    #[tokio::test]
+    async fn after_a_lot_a_little_and_then_a_lot_again() {
+        const LOT: usize = 4 * 1024 * 1024;
+        let ((from, mut source), (to, mut sink)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let pumping = tokio_util::task::TaskTracker::new().spawn(async move {
+            let meter = Meter::new();
+            pump(&Stream::Unix(from), &Stream::Unix(to), &meter, &meter.up).await.unwrap();
+            meter.up.load(Relaxed)
+        });
+        for round in 0..2_u8 {
+            let sent: Vec<u8> = (0..LOT).map(|at| u8::try_from(at % 251).unwrap() ^ round).collect();
+            let mut got = vec![0; LOT];
+            let (wrote, read) = tokio::join!(source.write_all(&sent), sink.read_exact(&mut got));
+            wrote.and(read).unwrap();
+            assert!(got == sent);
+            assert_eq!(PIPES.load(Relaxed), 1);
+            let began = Instant::now();
+            for byte in 0..100 {
+                source.write_all(&[byte]).await.unwrap();
+                assert_eq!(sink.read_u8().await.unwrap(), byte);
+            }
+            assert!(began.elapsed() < PIPE_REST, "{:?}", began.elapsed());
+            while PIPES.load(Relaxed) > 0 {
+                assert!(began.elapsed() < PIPE_REST * 20);
+                tokio::time::sleep(PIPE_REST / 10).await;
+            }
+            source.write_all(b"still").await.unwrap();
+            let mut still = [0; 5];
+            sink.read_exact(&mut still).await.unwrap();
+            assert_eq!(&still, b"still");
+        }
+        drop(source);
+        assert_eq!(sink.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(pumping.await.unwrap(), 2 * (LOT as u64 + 105));
     }
 }

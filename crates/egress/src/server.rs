@@ -72,12 +72,14 @@ impl ProxyListener {
         UnixListener::from_std(listener).map(Self::Unix)
     }
 
-    /// What is accepted inherits it.
-    fn send_at_once(&self) {
-        if let Self::Tcp(listener) = self
-            && let Err(error) = rustix::net::sockopt::set_tcp_nodelay(listener, true)
-        {
+    /// What is sent goes out at once, and clients are asked whether they are there: what is accepted inherits both.
+    fn set_up(&self) {
+        let Self::Tcp(listener) = self else { return };
+        if let Err(error) = rustix::net::sockopt::set_tcp_nodelay(listener, true) {
             tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+        if let Err(error) = departure::keep_asking(listener) {
+            tracing::debug!(%error, "keep-alive not set");
         }
     }
 
@@ -167,7 +169,7 @@ impl Proxy {
 
     /// Serves until cancelled; then closes every connection and says what was done.
     pub async fn serve(self, listener: ProxyListener, cancel: CancellationToken) -> EgressSummary {
-        listener.send_at_once();
+        listener.set_up();
         let connections = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(self.shared.policy.max_connections));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));

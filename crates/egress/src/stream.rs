@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::Shutdown;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -46,9 +47,22 @@ impl Stream {
     }
 
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(buffer),
-            Self::Unix(stream) => stream.try_read(buffer),
+        let most = buffer.len();
+        let mut read = Ok(0);
+        let took = self.try_with(Interest::READABLE, || {
+            read = rustix::io::read(self, &mut *buffer).map_err(io::Error::from);
+            match &read {
+                // Less than there was room for: nothing is left, and what comes later is told anew (epoll(7), edge-triggered).
+                // Said here, that saves the read that would find nothing.
+                Ok(bytes @ 1..) if *bytes < most => Err(io::ErrorKind::WouldBlock.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
+        });
+        match (took, read) {
+            // Not even tried: nothing has come since it was last empty.
+            (Err(error), Ok(0)) => Err(error),
+            (_, read) => read,
         }
     }
 
@@ -64,6 +78,14 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.async_io(interest, call).await,
             Self::Unix(stream) => stream.async_io(interest, call).await,
+        }
+    }
+
+    /// Runs a system call on the socket if it is ready for `interest`, as far as is known.
+    pub(crate) fn try_with<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, call),
+            Self::Unix(stream) => stream.try_io(interest, call),
         }
     }
 
@@ -92,6 +114,24 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Whether the peer has sent nothing that is unread and not ended its side, as the kernel says and not as it was last told.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(self, &mut [0], flags), Err(Errno::AGAIN))
+    }
+
+    /// Returns once an error has ended the connection, such as a reset.
+    pub(crate) async fn failed(&self) {
+        let interest = Interest::ERROR;
+        let ready = match self {
+            Self::Tcp(stream) => stream.ready(interest).await,
+            Self::Unix(stream) => stream.ready(interest).await,
+        };
+        if let Err(error) = ready {
+            tracing::debug!(%error, "a socket is not watched any more");
+        }
     }
 
     /// Returns once the peer has ended its side, whatever of it is still unread.
@@ -135,4 +175,38 @@ impl AsFd for Stream {
 
 pub(crate) fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// A read that leaves nothing says so: the next one waits for what comes, and misses neither that nor the end.
+    #[tokio::test]
+    async fn a_short_read_is_the_last_until_more_comes() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let near = Stream::Unix(near);
+        let mut buffer = [0; 8];
+        for text in [b"first".as_slice(), b"eightnow", b"more than eight", b"x"] {
+            assert!(near.is_quiet());
+            far.write_all(text).await.unwrap();
+            let mut got = Vec::new();
+            while got.len() < text.len() {
+                tokio::time::timeout(Duration::from_secs(5), near.readable()).await.unwrap().unwrap();
+                match near.try_read(&mut buffer) {
+                    Ok(bytes) => got.extend_from_slice(&buffer[..bytes]),
+                    Err(error) => assert!(would_block(&error), "{error}"),
+                }
+            }
+            assert_eq!(got, text);
+            assert!(would_block(&near.try_read(&mut buffer).unwrap_err()));
+        }
+        drop(far);
+        assert!(!near.is_quiet());
+        near.ended().await;
+        near.readable().await.unwrap();
+        assert_eq!(near.try_read(&mut buffer).unwrap(), 0);
+    }
 }

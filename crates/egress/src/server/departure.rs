@@ -3,9 +3,9 @@
 //! A client may end its side and wait for the answer all the same (`printf … | nc`). Over TCP that looks like one that has
 //! gone, until something is sent to it: only what a closed socket is sent comes back as a reset. So where an answer has not
 //! begun, an HTTP/1.1 client that has ended its side is sent an interim answer that says nothing, which every such client
-//! skips (RFC 9110, 15.2); and in every case the kernel is told to ask for itself, which finds out once the client's kernel
-//! has forgotten the connection, a minute after its end.
+//! skips (RFC 9110, 15.2); and in every case the kernel asks the client's, which forgets a connection a minute after its end.
 
+use std::io;
 use std::time::Duration;
 
 use rustix::net::sockopt;
@@ -15,18 +15,22 @@ use crate::stream::{Stream, would_block};
 /// Asks for nothing and may be sent to a client that expects none.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The kernel asks after so much silence, and again after as much.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// How soon a client that has ended its side is looked at again, at first and later.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How soon a client of a Unix socket that has ended its side is looked at again, at first and later.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// Lets the kernel ask whether clients are there; what is accepted inherits it.
+pub(super) fn keep_asking(listener: &tokio::net::TcpListener) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(listener, KEEP_ALIVE)?;
+    sockopt::set_tcp_keepintvl(listener, KEEP_ALIVE)?;
+    Ok(sockopt::set_socket_keepalive(listener, true)?)
+}
 
 /// Returns once the client has gone, and not before. `may_tell` is asked whether it may be sent an interim answer.
 pub(super) async fn left(client: &Stream, may_tell: impl Fn() -> bool) {
     client.ended().await;
-    if let Err(error) = keep_asking(client) {
-        tracing::debug!(%error, "keep-alive not set");
-    }
-    if !client.is_gone() && may_tell() {
+    if may_tell() {
         match client.try_write(INTERIM) {
             Ok(written) if written == INTERIM.len() => {}
             Err(error) if would_block(&error) => {}
@@ -34,18 +38,17 @@ pub(super) async fn left(client: &Stream, may_tell: impl Fn() -> bool) {
             Ok(_) | Err(_) => return,
         }
     }
-    let mut pause = FIRST_LOOK;
-    while !client.is_gone() {
-        tokio::time::sleep(pause).await;
-        pause = LAST_LOOK.min(pause * 2);
+    match client {
+        Stream::Tcp(_) => client.failed().await,
+        // No error tells of it, and a wait for the hang-up alone there is none.
+        Stream::Unix(_) => {
+            let mut pause = FIRST_LOOK;
+            while !client.is_gone() {
+                tokio::time::sleep(pause).await;
+                pause = LAST_LOOK.min(pause * 2);
+            }
+        }
     }
-}
-
-fn keep_asking(client: &Stream) -> rustix::io::Result<()> {
-    let Stream::Tcp(tcp) = client else { return Ok(()) };
-    sockopt::set_tcp_keepidle(tcp, KEEP_ALIVE)?;
-    sockopt::set_tcp_keepintvl(tcp, KEEP_ALIVE)?;
-    sockopt::set_socket_keepalive(tcp, true)
 }
 
 #[cfg(test)]

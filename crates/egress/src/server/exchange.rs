@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use super::departure;
 use super::session::READ_BYTES;
 use crate::relay::Meter;
-use crate::stream::{Stream, would_block};
+use crate::stream::Stream;
 use crate::wire::body::{BodyError, BodyLength, BodyReader, Piece};
 use crate::wire::head::HeadScanner;
 use crate::wire::host::Destination;
@@ -31,8 +31,7 @@ impl Origin {
     /// Whether it goes to this destination and is still quiet: an origin that has sent something
     /// unasked, or closed, has nothing to say to the next request.
     pub(super) fn serves(&self, to: &Destination) -> bool {
-        let mut byte = [0];
-        self.to == *to && matches!(self.stream.try_read(&mut byte), Err(error) if would_block(&error))
+        self.to == *to && self.stream.is_quiet()
     }
 }
 

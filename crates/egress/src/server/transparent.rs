@@ -11,6 +11,7 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::attempt::{Attempt, Method};
+use super::departure;
 use super::names::NameService;
 use super::pause_after;
 use super::session::Session;
@@ -31,6 +32,9 @@ enum Meant {
 impl NameService {
     /// Takes the connections of one port.
     pub(super) async fn accept(self: Arc<Self>, listener: TcpListener) {
+        if let Err(error) = departure::keep_asking(&listener) {
+            tracing::debug!(%error, "keep-alive not set");
+        }
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,

@@ -1,4 +1,4 @@
-//! Clients that leave while an origin is silent, and those that only look like it.
+//! Clients that leave while an origin is silent, and those that only look like it; origins that leave between requests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,4 +120,31 @@ async fn a_tunnel_ends_when_its_client_is_gone_after_its_half_close() {
     client.0.peek(&mut [0]).await.unwrap();
     drop(client);
     allowed_becomes_one(&bed).await;
+}
+
+/// A request that may not be sent twice is not sent to an origin that has left, however lately.
+#[tokio::test]
+async fn an_origin_that_has_left_is_not_asked_again() {
+    let (left, has_left) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (leave, gone) = (Arc::clone(&left), Arc::clone(&has_left));
+    let origin = Origin::start(move |mut stream| {
+        let (leave, gone) = (Arc::clone(&leave), Arc::clone(&gone));
+        async move {
+            read_head(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            leave.notified().await;
+            drop(stream);
+            gone.notify_one();
+        }
+    })
+    .await;
+    let to = format!("a.test:{}", origin.port);
+    let bed = Setup::allowing(&[&to]).start().await;
+    let mut client = bed.client().await;
+    for _ in 0..20 {
+        client.send(format!("POST http://{to}/ HTTP/1.1\r\nContent-Length: 0\r\n\r\n")).await;
+        client.expect("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        left.notify_one();
+        has_left.notified().await;
+    }
 }
