@@ -47,7 +47,8 @@ pub(crate) fn serve(arguments: &[String]) {
             credential: None,
         });
         let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await.unwrap();
-        proxy.serve(ProxyListener::Tcp(listener), cancel).await;
+        // As in nexusd on a worker of the runtime: the thread that blocks on it is not one.
+        tasks.spawn(proxy.serve(ProxyListener::Tcp(listener), cancel)).await.unwrap();
     });
 }
 
