@@ -3,9 +3,10 @@
 //! Shared by the fuzz targets (`fuzz/targets`) and by the test that replays their corpora (`crates/egress/tests/it/corpus.rs`).
 //! No parser may panic, and its answer may not depend on how the bytes were split; what more there is stands at each check.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use conduits::{AllowEntry, DnsName, HostPattern};
+use egress::names::message::{self, Known};
 use egress::policy::address::AddressRules;
 use egress::policy::nat64;
 use egress::wire::body::{BodyError, BodyLength, BodyReader, Piece};
@@ -31,6 +32,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("credential", credential),
     ("entry", entry),
     ("address", address),
+    ("message", message),
 ];
 
 /// Longer inputs only cost time: bounds are tested beside the code.
@@ -337,6 +339,75 @@ pub fn address(data: &[u8]) {
     // Without any prefix of its own a network allows no less.
     let plain = AddressRules::default();
     assert!(!passes(six.into()) || plain.judge(SocketAddr::new(six.into(), 443)).is_ok());
+}
+
+/// A question about a name: the first byte says what is known of it. What is answered is about that question, says what is
+/// known and nothing else, and nothing is asked of names that no host has.
+pub fn message(data: &[u8]) {
+    let Some((first, query)) = cut(data).split_first() else { return };
+    let (four, six) = (Ipv4Addr::new(198, 18, 1, 7), Ipv6Addr::new(0xfd6e, 0, 0, 0, 0, 0, 0, 0x107));
+    let known = match first & 3 {
+        0 => Known::Absent,
+        1 => Known::As(four, Some(six)),
+        2 => Known::As(four, None),
+        _ => Known::Unknown,
+    };
+    let mut asked = None;
+    let answer = message::answer(query, |host, wants_address| {
+        asked = Some((host.clone(), wants_address));
+        known
+    });
+    let Some(answer) = answer else {
+        assert!(asked.is_none() && (query.len() < 12 || query[2] & 0x80 != 0));
+        return;
+    };
+    let word = |at: usize| u16::from_be_bytes([answer[at], answer[at + 1]]);
+    let (questions, records) = (word(4), usize::from(word(6)));
+    assert!(answer[..2] == query[..2] && answer[2] & 0x80 != 0 && questions <= 1 && (word(8), word(10)) == (0, 0));
+    assert!(message::answer(&answer, |_, _| panic!("an answer is not answered")).is_none());
+    let (labels, mut at) = if questions == 0 { (Vec::new(), 12) } else { labels(query) };
+    let question = if questions == 0 { at } else { at + 4 };
+    assert_eq!(answer[12..question], query[12..question]);
+    let kind = if questions == 0 { 0 } else { u16::from_be_bytes([query[at], query[at + 1]]) };
+    let mut told = Vec::new();
+    at = question;
+    for _ in 0..records {
+        let length = usize::from(u16::from_be_bytes([answer[at + 10], answer[at + 11]]));
+        let record = u16::from_be_bytes([answer[at + 2], answer[at + 3]]);
+        assert!(
+            answer[at..at + 2] == [0xc0, 12] && answer[at + 4..at + 6] == [0, 1] && (kind == 255 || kind == record)
+        );
+        told.push((record, answer[at + 12..at + 12 + length].to_vec()));
+        at += 12 + length;
+    }
+    assert_eq!(at, answer.len());
+    let (wants_four, wants_six) = (matches!(kind, 1 | 255), matches!(kind, 28 | 255));
+    let code = answer[3] & 15;
+    let Some((host, wants_address)) = asked else { return assert!(code != 0 && told.is_empty()) };
+    name(&host);
+    assert_eq!(labels.join(&b'.').to_ascii_lowercase(), host.as_str().as_bytes());
+    assert_eq!(wants_address, wants_four || wants_six);
+    let (expected, addresses) = match known {
+        Known::Absent => (3, Vec::new()),
+        Known::Unknown => (2, Vec::new()),
+        Known::As(four, six) => {
+            let four = Some((1, four.octets().to_vec())).filter(|_| wants_four);
+            let six = six.map(|six| (28, six.octets().to_vec())).filter(|_| wants_six);
+            (0, four.into_iter().chain(six).collect())
+        }
+    };
+    assert_eq!((code, told), (expected, addresses));
+}
+
+/// The labels of the first question, and where they end.
+fn labels(query: &[u8]) -> (Vec<Vec<u8>>, usize) {
+    let (mut labels, mut at) = (Vec::new(), 12);
+    while query[at] != 0 {
+        let end = at + 1 + usize::from(query[at]);
+        labels.push(query[at + 1..end].to_vec());
+        at = end;
+    }
+    (labels, at + 1)
 }
 
 const _: () = assert!(MAX_INPUT < MAX_HEAD_BYTES);

@@ -13,7 +13,7 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 seconds=${1:?usage: tools/fuzz.sh SECONDS [TARGET...]}
 shift
-[ $# -gt 0 ] || set -- head request response body host socks hello credential entry address
+[ $# -gt 0 ] || set -- head request response body host socks hello credential entry address message
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 target=${CARGO_TARGET_DIR:-target}/fuzz
