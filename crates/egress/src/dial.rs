@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::policy::address::AddressRefusal;
@@ -31,6 +32,11 @@ pub use upstream::{UpstreamError, UpstreamProxy};
 
 /// Names whose answers one directive keeps.
 const CACHED_NAMES: usize = 256;
+/// Look-ups under way at once for one directive. The resolver, and how many questions it has open, is everybody's: names that
+/// nobody answers for must not keep other directives from asking.
+const MAX_LOOKUPS: usize = 32;
+/// How long a look-up waits to be one of them.
+const LOOKUP_WAIT: Duration = Duration::from_secs(10);
 /// How long an IPv6 address waits for this network's NAT64 prefixes, once, at the start of the daemon.
 const NAT64_WAIT: Duration = Duration::from_secs(3);
 /// How long this host's name server may take where the upstream proxy's counts.
@@ -69,11 +75,12 @@ pub(crate) struct Dialer {
     policy: Arc<EgressPolicy>,
     upstream: Option<UpstreamProxy>,
     cache: Mutex<HashMap<String, Answer>>,
+    lookups: Semaphore,
 }
 
 impl Dialer {
     pub(crate) fn new(resolver: Resolver, policy: Arc<EgressPolicy>, upstream: Option<UpstreamProxy>) -> Self {
-        Self { resolver, policy, upstream, cache: Mutex::default() }
+        Self { resolver, policy, upstream, cache: Mutex::default(), lookups: Semaphore::new(MAX_LOOKUPS) }
     }
 
     /// Connects to a destination whose name the policy has allowed.
@@ -94,6 +101,14 @@ impl Dialer {
 
     async fn lookup(&self, to: &Destination) -> Result<Answer, LookupError> {
         let name = to.host.as_str();
+        if let Some(answer) = self.cached(name) {
+            return Ok(answer);
+        }
+        // The semaphore is never closed: all that can go wrong is the wait.
+        let Ok(Ok(_place)) = tokio::time::timeout(LOOKUP_WAIT, self.lookups.acquire()).await else {
+            return Err(LookupError::TimedOut);
+        };
+        // Whoever was before may have asked for the same name.
         if let Some(answer) = self.cached(name) {
             return Ok(answer);
         }

@@ -1,10 +1,16 @@
 //! Bounds: connections, header size and time, silence.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt as _;
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 
-use crate::bed::{Origin, Setup, refusal};
+use crate::bed::{Origin, PATIENCE, Setup, refusal};
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_so_in_its_protocol() {
@@ -191,4 +197,57 @@ async fn an_origin_that_does_not_answer_is_504_and_a_slow_body_is_cut() {
     assert_eq!((refusal(&answer).0, refusal(&answer).1), (504, "OTHER"), "{answer}");
     let answer = bed.talk(format!("GET http://{b}/ HTTP/1.1\r\n\r\n")).await;
     assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "cut, not completed");
+}
+
+/// A name server that answers for nobody until it is told to, and then that there is no such name.
+async fn silent_name_server(
+    asked: Arc<Mutex<BTreeSet<Vec<u8>>>>,
+    answers: Arc<AtomicBool>,
+) -> (SocketAddr, JoinSet<()>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let mut packet = [0; 1500];
+        loop {
+            let (length, peer) = socket.recv_from(&mut packet).await.unwrap();
+            let label = 13..13 + usize::from(packet[12]);
+            asked.lock().unwrap().insert(packet[label].to_vec());
+            if answers.load(Relaxed) {
+                packet[2..4].copy_from_slice(&[0x85, 0x83]);
+                packet[6..12].fill(0);
+                socket.send_to(&packet[..length], peer).await.unwrap();
+            }
+        }
+    });
+    (address, task)
+}
+
+/// All directives share the resolver and the questions that it may have open: names that nobody answers for do not use them
+/// up.
+#[tokio::test]
+async fn a_directive_has_so_many_look_ups_under_way_and_no_more() {
+    const CLIENTS: usize = 100;
+    const AT_ONCE: usize = 32;
+    let (asked, answers) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicBool::new(false)));
+    let (server, _serving) = silent_name_server(Arc::clone(&asked), Arc::clone(&answers)).await;
+    let bed = Setup::allowing(&["*.many.test:443"]).start_with(server).await;
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let mut client = bed.client().await;
+        client.send(format!("CONNECT n{number}.many.test:443 HTTP/1.1\r\n\r\n")).await;
+        clients.push(client);
+    }
+    let began = Instant::now();
+    while asked.lock().unwrap().len() < AT_ONCE {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(asked.lock().unwrap().len(), AT_ONCE);
+    answers.store(true, Relaxed);
+    for mut client in clients {
+        assert_eq!(refusal(&client.rest_text().await).0, 502);
+    }
+    assert_eq!(asked.lock().unwrap().len(), CLIENTS);
 }
