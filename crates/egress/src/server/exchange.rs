@@ -247,20 +247,39 @@ impl Pass<'_> {
     async fn body(&self, length: BodyLength, buffer: &mut Vec<u8>) -> Result<(), Stopped> {
         let mut reader = BodyReader::new(length);
         let mut used = 0;
+        // Content of the chunks that were read at once, to go on as one: a sender of tiny chunks pays for each, not the proxy.
+        let mut gathered = Vec::new();
         loop {
-            match reader.next(&buffer[used..]).map_err(Stopped::Body)? {
+            let piece = match reader.next(&buffer[used..]) {
+                Ok(piece) => piece,
+                Err(error) => {
+                    self.content(&gathered).await?;
+                    return Err(Stopped::Body(error));
+                }
+            };
+            match piece {
                 Piece::Content(bytes) => {
-                    self.content(&buffer[used..used + bytes]).await?;
+                    let content = &buffer[used..used + bytes];
                     used += bytes;
+                    if gathered.is_empty() && used == buffer.len() {
+                        self.content(content).await?;
+                    } else {
+                        gathered.extend_from_slice(content);
+                    }
                 }
                 Piece::Framing(bytes) => used += bytes,
                 Piece::End { consumed, trailers } => {
+                    self.content(&gathered).await?;
                     buffer.drain(..used + consumed);
                     return self.end(&trailers).await;
                 }
                 Piece::More => {
+                    self.content(&gathered).await?;
+                    gathered.clear();
                     buffer.clear();
                     used = 0;
+                    // Sockets that are always ready must not keep the other tasks from running.
+                    tokio::task::consume_budget().await;
                     if self.from.read_into(buffer, BODY_BYTES).await.map_err(Stopped::Source)? == 0 {
                         reader.at_end().map_err(Stopped::Body)?;
                         return self.end(&[]).await;
@@ -272,6 +291,9 @@ impl Pass<'_> {
     }
 
     async fn content(&self, content: &[u8]) -> Result<(), Stopped> {
+        if content.is_empty() {
+            return Ok(());
+        }
         if self.is_chunked {
             let mut chunk = format!("{:x}\r\n", content.len()).into_bytes();
             chunk.extend_from_slice(content);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
@@ -250,4 +250,35 @@ async fn a_directive_has_so_many_look_ups_under_way_and_no_more() {
         assert_eq!(refusal(&client.rest_text().await).0, 502);
     }
     assert_eq!(asked.lock().unwrap().len(), CLIENTS);
+}
+
+/// A write for each tiny chunk would cost the proxy many times what it costs the sender.
+#[tokio::test]
+async fn tiny_chunks_go_on_together() {
+    const CONTENT: usize = 30_000;
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    let origin = Origin::start(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            let (mut all, mut buffer) = (Vec::new(), vec![0; 65536]);
+            while !all.ends_with(b"\r\n0\r\n\r\n") {
+                let count = stream.read(&mut buffer).await.unwrap();
+                assert!(count > 0);
+                all.extend_from_slice(&buffer[..count]);
+            }
+            tell.send(all).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        }
+    })
+    .await;
+    let to = format!("a.test:{}", origin.port);
+    let bed = Setup::allowing(&[&to]).start().await;
+    let chunks = "1\r\nx\r\n".repeat(CONTENT);
+    let head = format!("POST http://{to}/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
+    let mut client = bed.client().await;
+    client.send(format!("{head}{chunks}0\r\n\r\n")).await;
+    assert!(client.rest_text().await.starts_with("HTTP/1.1 204 "));
+    let got = told.recv().await.unwrap();
+    assert_eq!(got.iter().filter(|byte| **byte == b'x').count(), CONTENT);
+    assert!(got.len() < CONTENT + CONTENT / 10, "{} bytes", got.len());
 }
