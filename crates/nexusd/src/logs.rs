@@ -19,6 +19,7 @@ pub mod redact;
 
 mod checksum;
 mod overflow;
+mod pipes;
 mod pump;
 mod queue;
 mod recover;

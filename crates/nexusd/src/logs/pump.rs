@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use conduits::{LogChunkRequest, LogStream};
-use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::pipes::{Burst, Pipe, READ_BYTES, readable};
 use super::spool::Chunk;
 use super::stage::{STREAMS, Stage, of};
 use super::{Command, Drained, LogTrouble, Progress};
@@ -24,13 +24,6 @@ const MAX_IN_FLIGHT: usize = 8;
 /// Without a request in flight, bytes that come so long after the last cut are sent at once. It bounds the requests of a
 /// command that dribbles, however fast the mothership answers.
 const QUIET: Duration = Duration::from_millis(10);
-/// Bytes read at once from a pipe.
-const READ_BYTES: usize = 128 * 1024;
-/// What a pipe holds by default (pipe(7)).
-const PIPE_BYTES: usize = 64 * 1024;
-/// A pipe that was found full is made this long (pipe(7), F_SETPIPE_SZ): fewer turns for a command that writes much.
-const LONG_PIPE_BYTES: usize = 512 * 1024;
-
 pub(super) struct Pump {
     /// Away while a blocking thread has it.
     stage: Option<Box<Stage>>,
@@ -44,12 +37,6 @@ pub(super) struct Pump {
     timing: Timing,
     ending: Option<(Instant, Vec<oneshot::Sender<Drained>>)>,
     sealed: bool,
-}
-
-struct Pipe {
-    stream: LogStream,
-    receiver: Receiver,
-    long: bool,
 }
 
 /// What became of one upload.
@@ -159,15 +146,16 @@ impl Pump {
                 }
             },
             command = self.inbox.recv(), if !self.sealed => Event::Command(command),
-            at = readable(&self.pipes) => Event::Readable(at),
-            () = sleep_until(due) => Event::Due,
+            // Times before the pipes: there are writers that never pause.
             () = sleep_until(drain_over) => Event::DrainOver,
+            () = sleep_until(due) => Event::Due,
+            at = readable(&self.pipes) => Event::Readable(at),
         }
     }
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Read(stream, receiver) => self.pipes.push(Pipe { stream, receiver, long: false }),
+            Command::Read(stream, receiver) => self.pipes.push(Pipe::new(stream, receiver)),
             Command::Notice(stream, line) => {
                 self.on_disk(move |stage| stage.notice(stream, &line)).await;
                 self.note_open();
@@ -188,23 +176,21 @@ impl Pump {
         }
     }
 
-    /// Reads one pipe once and runs what came through the stage.
+    /// Reads a pipe, once or for a burst, and runs what came through the stage. Then it is the others' turn.
     async fn read(&mut self, at: usize) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(READ_BYTES, 0);
-        let Some(pipe) = self.pipes.get_mut(at) else { return };
+        let mut pipe = self.pipes.remove(at);
+        let stream = pipe.stream;
+        if self.stage.as_ref().is_some_and(|stage| stage.is_holding(stream)) {
+            return self.read_burst(pipe).await;
+        }
+        let mut buffer = self.take_buffer();
         match pipe.receiver.try_read(&mut buffer) {
             Ok(0) => {
-                self.pipes.remove(at);
+                self.buffer = buffer;
+                return;
             }
             Ok(len) => {
-                if len >= PIPE_BYTES && !pipe.long {
-                    pipe.long = true;
-                    if let Err(error) = rustix::pipe::fcntl_setpipe_size(&pipe.receiver, LONG_PIPE_BYTES) {
-                        tracing::debug!(%error, "the pipe keeps its length");
-                    }
-                }
-                let stream = pipe.stream;
+                pipe.lengthen(len);
                 self.hide_fresh_token();
                 buffer = self
                     .on_disk(move |stage| {
@@ -216,12 +202,40 @@ impl Pump {
                 self.note_open();
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                tracing::error!(directive_id = %self.calls.id(), %error, "a pipe of the command cannot be read");
-                self.pipes.remove(at);
-            }
+            Err(error) => return self.cannot_read(&error),
         }
         self.buffer = buffer;
+        self.pipes.push(pipe);
+    }
+
+    async fn read_burst(&mut self, pipe: Pipe) {
+        let mut buffer = self.take_buffer();
+        let pipe = match pipe.unwatch() {
+            Ok(pipe) => pipe,
+            Err(error) => return self.cannot_read(&error),
+        };
+        self.hide_fresh_token();
+        let read = move |stage: &mut Stage| {
+            let burst = pipe.burst(&mut buffer, |bytes| stage.output(pipe.stream, bytes));
+            (pipe, buffer, burst)
+        };
+        let Some((pipe, buffer, burst)) = self.on_disk(read).await else { return };
+        self.buffer = buffer;
+        self.note_open();
+        match burst.and_then(|burst| if burst == Burst::Open { pipe.watch().map(Some) } else { Ok(None) }) {
+            Ok(open) => self.pipes.extend(open),
+            Err(error) => self.cannot_read(&error),
+        }
+    }
+
+    fn take_buffer(&mut self) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(READ_BYTES, 0);
+        buffer
+    }
+
+    fn cannot_read(&self, error: &std::io::Error) {
+        tracing::error!(directive_id = %self.calls.id(), %error, "a pipe of the command cannot be read");
     }
 
     async fn end_output(&mut self) {
@@ -398,19 +412,6 @@ async fn upload(calls: DirectiveCalls, chunk: Chunk) -> Uploaded {
         tracing::error!(directive_id = %calls.id(), stream = stream.as_str(), seq, %error, "the mothership refused a log chunk for good");
     }
     Uploaded { stream, bytes: len, segments, result }
-}
-
-/// The first pipe that has something, or has ended.
-async fn readable(pipes: &[Pipe]) -> usize {
-    std::future::poll_fn(|cx| {
-        for (at, pipe) in pipes.iter().enumerate() {
-            if pipe.receiver.poll_read_ready(cx).is_ready() {
-                return std::task::Poll::Ready(at);
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
 }
 
 async fn sleep_until(at: Option<Instant>) {

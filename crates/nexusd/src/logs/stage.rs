@@ -126,6 +126,9 @@ impl Stage {
     pub(super) fn output(&mut self, stream: LogStream, bytes: &[u8]) {
         *of(&mut self.seen, stream) += bytes.len() as u64;
         LogCounters::add(&self.counters.bytes_in, bytes.len());
+        if of(&mut self.redactors, stream).passes(bytes) {
+            return self.keep(stream, bytes);
+        }
         let mut clear = std::mem::take(&mut self.clear);
         clear.clear();
         of(&mut self.redactors, stream).push(bytes, &mut clear);
@@ -172,6 +175,11 @@ impl Stage {
         if let Some(overflow) = &mut self.overflow {
             self.kept = overflow.finish(self.left_out.map(|bytes| bytes > 0));
         }
+    }
+
+    /// True once output of this stream is held back until the end.
+    pub(super) fn is_holding(&self, stream: LogStream) -> bool {
+        self.budget.is_holding(stream)
     }
 
     /// Cuts a stream's open chunk.

@@ -276,6 +276,47 @@ async fn a_writer_that_stays_is_given_up_after_the_drain() {
     drop(kept);
 }
 
+/// A writer that never pauses, until its pipe is closed.
+fn flood(fd: OwnedFd) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut file = std::fs::File::from(fd);
+        while file.write_all(&[b'x'; 4096]).is_ok() {}
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_never_pauses_is_given_up_after_the_drain() {
+    let bed = Bed::new().await;
+    for limit in [400_000_000, 1000] {
+        let logs = bed.logs(bed.settings(limit, 16384));
+        let writer = flood(logs.pipe(OUT).unwrap());
+        let ended = tokio::time::timeout(LONG, logs.end_of_output(Duration::from_millis(150))).await;
+        assert!(!ended.expect("the end is never reached").complete);
+        tokio::task::spawn_blocking(|| writer.join().unwrap()).await.unwrap();
+        bed.server.forget_chunks();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_on_one_stream_does_not_hold_up_the_other() {
+    let bed = Bed::new().await;
+    let limit = 400_000_000;
+    let logs = bed.logs(bed.settings(limit, 16384));
+    let (flooded, mut err) = (logs.pipe(OUT).unwrap(), std::fs::File::from(logs.pipe(ERR).unwrap()));
+    let writer = flood(flooded);
+    while logs.summary().stream(OUT).seen < 1_000_000 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    err.write_all(b"something is wrong\n").unwrap();
+    while logs.summary().stream(ERR).seen == 0 {
+        let seen = logs.summary().stream(OUT).seen;
+        assert!(seen < limit / 4, "stderr waits until stdout has filled its share: {seen}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bed.cancel.cancel();
+    tokio::task::spawn_blocking(|| writer.join().unwrap()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refusal_ends_the_shipping_with_its_reason() {
     let bed = Bed::new().await;
