@@ -112,31 +112,39 @@ impl Outbox {
     /// # Errors
     /// The report could not be made durable; it was not sent.
     pub async fn deliver(&self, calls: &DirectiveCalls, report: Report) -> Result<Delivered, OutboxError> {
+        let kept = self.keep(calls, report).await?;
+        Ok(self.send(calls, kept).await)
+    }
+
+    /// Makes `report` durable: the first half of [`Outbox::deliver`]. What comes back is what is to be sent, perhaps less than
+    /// was given.
+    ///
+    /// # Errors
+    /// It could not be made durable; nothing of it is on disk.
+    pub async fn keep(&self, calls: &DirectiveCalls, report: Report) -> Result<Report, OutboxError> {
         if self.entries() >= MAX_ENTRIES {
             return Err(OutboxError::Full { entries: self.entries() });
         }
         let entry = Entry::new(calls.id().clone(), calls.current_token(), report);
         let store = Arc::clone(&self.store);
         let written = tokio::task::spawn_blocking(move || keep(&store, entry)).await;
-        let report = written.map_err(|error| OutboxError::Interrupted(error.to_string()))??;
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let (reply, answer) = oneshot::channel();
-        let delivery = Delivery { calls: calls.clone(), report, reply: Some(reply) };
-        if self.queue.send(delivery).await.is_err() {
-            return Ok(Delivered::Kept);
-        }
-        Ok(answer.await.unwrap_or(Delivered::Kept))
+        written.map_err(|error| OutboxError::Interrupted(error.to_string()))?
     }
 
-    /// Delivers a report that an earlier process left on disk, as [`Outbox::deliver`] does.
-    pub async fn deliver_again(&self, calls: &DirectiveCalls, report: Report) -> Delivered {
-        tracing::info!(directive_id = %calls.id(), report = report.kind().as_str(), "sending a report of an earlier run");
+    /// Sends a report that is on disk: the second half of [`Outbox::deliver`].
+    pub async fn send(&self, calls: &DirectiveCalls, report: Report) -> Delivered {
         let (reply, answer) = oneshot::channel();
         self.waiting.fetch_add(1, Ordering::Relaxed);
         if self.queue.send(Delivery { calls: calls.clone(), report, reply: Some(reply) }).await.is_err() {
             return Delivered::Kept;
         }
         answer.await.unwrap_or(Delivered::Kept)
+    }
+
+    /// Sends a report that an earlier process left on disk.
+    pub async fn deliver_again(&self, calls: &DirectiveCalls, report: Report) -> Delivered {
+        tracing::info!(directive_id = %calls.id(), report = report.kind().as_str(), "sending a report of an earlier run");
+        self.send(calls, report).await
     }
 
     /// Takes note of the lease's newest token beside the start of a directive that runs.

@@ -14,11 +14,12 @@ use conduits::{DirectiveId, DirectiveToken, FinishedRequest, FinishedStatus, Log
 use jiff::Timestamp;
 use sandbox::StopReason;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, error, info, info_span, warn};
+use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
 use super::Daemon;
 use crate::client::{CallError, Deadline, DirectiveCalls};
 use crate::directive::SHIP_WITHIN;
+use crate::directive::report::KEEP_AGAIN;
 use crate::directive::stop::StopSwitch;
 use crate::logs::{self, Leftover, LogSettings, LogSummary, Logs};
 use crate::outbox::{Delivered, Entry, Report};
@@ -247,10 +248,19 @@ impl OfOne {
         end.artifacts_manifest.insert("reason".into(), RESTARTED.into());
         end.artifacts_manifest.insert("ended_by".into(), RESTARTED.into());
         end.finished_at = Some(Timestamp::now());
-        match self.daemon.outbox.deliver(&self.calls, Report::Finished(Box::new(end))).await {
-            Ok(Delivered::Finished(_)) => warn!("it ran when nexusd went away: reported failed, {RESTARTED}"),
-            Ok(_) => {}
-            Err(error) => warn!(%error, "that it ran when nexusd went away could not be reported"),
+        let (outbox, end) = (&self.daemon.outbox, Report::Finished(Box::new(end)));
+        let mut said = false;
+        let kept = loop {
+            match outbox.keep(&self.calls, end.clone()).await {
+                Ok(kept) => break kept,
+                Err(error) if said => debug!(%error, "the end still cannot be kept"),
+                Err(error) => error!(%error, "the end is withheld until it can be kept"),
+            }
+            said = true;
+            tokio::time::sleep(KEEP_AGAIN).await;
+        };
+        if let Delivered::Finished(_) = outbox.send(&self.calls, kept).await {
+            warn!("it ran when nexusd went away: reported failed, {RESTARTED}");
         }
     }
 }

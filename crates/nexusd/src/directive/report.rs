@@ -8,21 +8,24 @@ use conduits::{DirectiveId, FinishedRequest, StartedRequest};
 use sandbox::StopReason;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::admit::Admitted;
 use super::keep::{expire, keep_lease};
-use super::lease::Lease;
+use super::lease::{BootTime, Lease};
 use super::stop::StopSwitch;
-use crate::client::{Deadline, DirectiveCalls};
+use crate::client::DirectiveCalls;
 use crate::engine::Engine;
 use crate::facility::Occupied;
 use crate::logs::{LogCounters, LogSettings, Logs, Overflow};
 use crate::observe::metrics::Metrics;
-use crate::outbox::{Delivered, Outbox, Report};
+use crate::outbox::{Delivered, Outbox, OutboxError, Report};
 
 /// How long a daemon that shuts down still waits for the answer to a report; it is on disk by then.
 const ANSWER_AT_SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// Between two tries to keep an end.
+pub(crate) const KEEP_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether the run may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,16 +69,33 @@ pub struct MothershipDesk {
 }
 
 impl MothershipDesk {
-    /// An end that no disk takes is better told than withheld until the lease is over.
-    async fn finished_unkept(&self, request: &FinishedRequest) {
-        let sent = self.calls.mothership().with_retry(Deadline::Never, || self.calls.finished(request));
-        let told = tokio::select! {
-            told = sent => told,
-            () = self.give_up.cancelled() => return warn!(directive = %self.calls.id(), "the end is lost: it is neither on disk nor told"),
-        };
-        match told {
-            Ok(_) => self.outbox.forget(self.calls.id()).await,
-            Err(error) => warn!(directive = %self.calls.id(), %error, "the mothership refused the end of a directive"),
+    /// An end that the disk does not take is not sent: nobody could tell it again after a crash. It is tried again as long as
+    /// there is a lease, which heartbeats renew meanwhile. None: it is given up; the start, which is on disk, says at the next
+    /// start of the daemon that there was a run.
+    async fn keep_again(&self, end: &Report, mut error: OutboxError, stop: &StopSwitch) -> Option<Report> {
+        let id = self.calls.id();
+        error!(directive = %id, %error, "the end is withheld until it can be kept");
+        loop {
+            tokio::select! {
+                biased;
+                () = self.give_up.cancelled() => {
+                    error!(directive = %id, %error, "nexusd ends before the end could be kept: it is not told");
+                    return None;
+                }
+                () = tokio::time::sleep(KEEP_AGAIN) => {}
+            }
+            if stop.reason() == Some(StopReason::LeaseLost) || self.lease.left(BootTime::now()).is_zero() {
+                error!(directive = %id, %error, "the lease is over before the end could be kept: it is not told");
+                self.outbox.forget(id).await;
+                return None;
+            }
+            match self.outbox.keep(&self.calls, end.clone()).await {
+                Ok(kept) => {
+                    info!(directive = %id, "the end is kept now");
+                    return Some(kept);
+                }
+                Err(again) => error = again,
+            }
         }
     }
 }
@@ -196,23 +216,26 @@ impl Reporter {
             desk.outbox.forget(id).await;
             return;
         }
+        let end = Report::Finished(Box::new(request));
+        let kept = match desk.outbox.keep(&desk.calls, end.clone()).await {
+            Ok(kept) => kept,
+            Err(error) => match desk.keep_again(&end, error, stop).await {
+                Some(kept) => kept,
+                None => return,
+            },
+        };
         desk.running.send_replace(false);
-        let report = Report::Finished(Box::new(request.clone()));
         let delivered = tokio::select! {
-            delivered = desk.outbox.deliver(&desk.calls, report) => delivered,
-            () = async { desk.give_up.cancelled().await; tokio::time::sleep(ANSWER_AT_SHUTDOWN).await } => Ok(Delivered::Kept),
+            delivered = desk.outbox.send(&desk.calls, kept) => delivered,
+            () = async { desk.give_up.cancelled().await; tokio::time::sleep(ANSWER_AT_SHUTDOWN).await } => Delivered::Kept,
         };
         match delivered {
-            Ok(Delivered::Finished(_)) => {}
-            Ok(Delivered::Refused(error)) => {
+            Delivered::Finished(_) => {}
+            Delivered::Refused(error) => {
                 warn!(directive = %id, %error, "the mothership refused the end of a directive");
             }
-            Ok(Delivered::Started(_) | Delivered::Kept) => {
+            Delivered::Started(_) | Delivered::Kept => {
                 info!(directive = %id, "the end is kept and will be sent again");
-            }
-            Err(error) => {
-                warn!(directive = %id, %error, "the end could not be made durable: it is sent, and lost if nexusd ends before it is answered");
-                desk.finished_unkept(&request).await;
             }
         }
     }
