@@ -111,6 +111,7 @@ if [ "$(uname -s)" = Linux ]; then
         # Bears every kind of cgroups; what podman brings by itself does not.
         want_program runc runc
         [ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || wanted_too="$wanted_too netavark"
+        want_program faketime faketime
     fi
     if [ "$purpose" = vm ]; then
         need_command qemu-system-x86_64 qemu-system-x86

@@ -79,6 +79,8 @@ pub enum Need {
     Pager,
     /// systemd-analyze.
     Systemd,
+    /// libfaketime and its wrapper beneath `/usr`.
+    Faketime,
     /// A machine that the tests may change as they like: `make test-vm` boots one.
     Vm,
 }
@@ -122,6 +124,7 @@ impl Need {
         Self::Procps,
         Self::Pager,
         Self::Systemd,
+        Self::Faketime,
         Self::Vm,
     ];
 
@@ -165,6 +168,7 @@ impl Need {
             Self::Procps => "procps",
             Self::Pager => "pager",
             Self::Systemd => "systemd",
+            Self::Faketime => "faketime",
             Self::Vm => "vm",
         }
     }
@@ -225,6 +229,7 @@ impl Need {
             Self::Procps => each_beneath_usr(&[("ps", &["--version"])]),
             Self::Pager => each_beneath_usr(&[("less", &["--version"])]),
             Self::Systemd => runs("systemd-analyze", &["--version"]),
+            Self::Faketime => each_beneath_usr(&[("faketime", &["-f", "+1d", "true"])]),
             Self::Vm => {
                 word_in("/proc/cmdline", "nexus.vm").map(|_| "make test-vm runs it in a machine of its own".to_owned())
             }

@@ -12,6 +12,7 @@ use testkit::{Dice, FaultProxy, Output, Process, Trouble, WorkDir};
 
 use crate::mothership::Mothership;
 use crate::oracle::{self, Account};
+use crate::wall::WallClock;
 
 /// Long enough for a loaded machine; nothing waits for it unless something is wrong.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -28,6 +29,7 @@ pub(crate) struct Bed {
     /// What was queued: its facility.
     pub(crate) queued: BTreeMap<String, String>,
     dir: WorkDir,
+    clock: Option<WallClock>,
     /// The daemon's root, where that is another than ours.
     seen_through: Option<PathBuf>,
 }
@@ -45,8 +47,27 @@ pub(crate) enum End {
 
 impl Bed {
     pub(crate) async fn new(what: &str, dice: &mut Dice, lease_ttl: u64, keys: &str) -> Self {
+        Self::made(WorkDir::new(), what, dice, lease_ttl, keys, [None, None]).await
+    }
+
+    /// The same with wall clocks that the test sets: the control plane's and the daemon's.
+    pub(crate) async fn with_clocks(what: &str, dice: &mut Dice, lease_ttl: u64) -> (Self, [WallClock; 2]) {
         let dir = WorkDir::new();
-        let mothership = Mothership::start(&dir, lease_ttl);
+        let clocks = ["clock-of-the-mothership", "clock-of-nexusd"].map(|name| WallClock::new(dir.join(name)));
+        let bed = Self::made(dir, what, dice, lease_ttl, "", clocks.clone().map(Some)).await;
+        (bed, clocks)
+    }
+
+    async fn made(
+        dir: WorkDir,
+        what: &str,
+        dice: &mut Dice,
+        lease_ttl: u64,
+        keys: &str,
+        clocks: [Option<WallClock>; 2],
+    ) -> Self {
+        let [of_the_mothership, clock] = clocks;
+        let mothership = Mothership::start(&dir, lease_ttl, of_the_mothership);
         let proxy = FaultProxy::start(mothership.url.strip_prefix("http://").unwrap().parse().unwrap());
         let territory = mothership.territory().await;
         let mut facilities = Vec::new();
@@ -62,7 +83,8 @@ impl Bed {
         );
         dir.write("config.yaml", config);
         let mark = format!("chaos-{what}-{:x}", dice.number());
-        Self { mothership, proxy, daemon: None, mark, facilities, queued: BTreeMap::new(), dir, seen_through: None }
+        let queued = BTreeMap::new();
+        Self { mothership, proxy, daemon: None, mark, facilities, queued, dir, clock, seen_through: None }
     }
 
     /// Starts the daemon, up to where it takes directives.
@@ -73,8 +95,12 @@ impl Bed {
 
     /// Starts the daemon and does not wait for it.
     pub(crate) fn begin(&mut self) {
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_nexusd"));
-        self.daemon = Some(Process::start(Command::new(program).arg("-config").arg(self.dir.join("config.yaml"))));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nexusd"));
+        command.arg("-config").arg(self.dir.join("config.yaml"));
+        if let Some(clock) = &self.clock {
+            clock.wear(&mut command);
+        }
+        self.daemon = Some(Process::start(&mut command));
     }
 
     /// Starts the daemon with a `work_dir` of this size, in a mount namespace of its own.

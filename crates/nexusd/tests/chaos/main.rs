@@ -13,12 +13,14 @@
 )]
 
 mod bed;
+mod clocks;
 mod disk;
 mod drains;
 mod kills;
 mod mothership;
 mod oracle;
 mod storm;
+mod wall;
 
 /// How many of something: the part of `make test`, or the whole figure of `make chaos`.
 pub(crate) fn figure(part: usize, whole: usize) -> usize {

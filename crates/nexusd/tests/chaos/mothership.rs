@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use testkit::{Output, Process, WorkDir};
 
 use crate::bed::SOON;
+use crate::wall::WallClock;
 
 /// A control plane, its files, and its administrator.
 pub(crate) struct Mothership {
@@ -19,17 +20,18 @@ pub(crate) struct Mothership {
     pub(crate) url: String,
     data: PathBuf,
     lease_ttl: u64,
+    clock: Option<WallClock>,
     token: String,
     client: reqwest::Client,
 }
 
 impl Mothership {
-    pub(crate) fn start(dir: &WorkDir, lease_ttl: u64) -> Self {
+    pub(crate) fn start(dir: &WorkDir, lease_ttl: u64, clock: Option<WallClock>) -> Self {
         let data = dir.join("mothership");
-        let (process, url) = serve(&data, "127.0.0.1:0", lease_ttl);
+        let (process, url) = serve(&data, "127.0.0.1:0", lease_ttl, clock.as_ref());
         let token = std::fs::read_to_string(data.join("admin-token")).unwrap().trim().to_owned();
         let client = reqwest::Client::builder().no_proxy().timeout(SOON).build().unwrap();
-        Self { process, url, data, lease_ttl, token, client }
+        Self { process, url, data, lease_ttl, clock, token, client }
     }
 
     /// Ends it as a crash would.
@@ -41,7 +43,7 @@ impl Mothership {
     /// On the same address again.
     pub(crate) fn start_again(&mut self) {
         let address = self.url.strip_prefix("http://").unwrap().to_owned();
-        (self.process, self.url) = serve(&self.data, &address, self.lease_ttl);
+        (self.process, self.url) = serve(&self.data, &address, self.lease_ttl, self.clock.as_ref());
     }
 
     /// A call of the user API, made again while the control plane is not there.
@@ -66,6 +68,12 @@ impl Mothership {
 
     pub(crate) async fn get(&self, path: &str) -> Value {
         self.call(Method::GET, path, None).await
+    }
+
+    /// The day that it says it is, in the head of its answers.
+    pub(crate) async fn date(&self) -> String {
+        let answer = self.client.get(format!("{}/api/v1/facilities", self.url)).send().await.unwrap();
+        answer.headers()["date"].to_str().unwrap().to_owned()
     }
 
     /// A territory of its own, by name: the control plane believes whoever says to be it.
@@ -126,12 +134,16 @@ impl Mothership {
     }
 }
 
-fn serve(data: &std::path::Path, listen: &str, lease_ttl: u64) -> (Process, String) {
+fn serve(data: &std::path::Path, listen: &str, lease_ttl: u64, clock: Option<&WallClock>) -> (Process, String) {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_nexusd")).with_file_name("mothership");
     assert!(program.exists(), "{} is not built: cargo build -p mothership", program.display());
     let mut command = Command::new(program);
     command.args(["serve", "--dev", "--listen", listen, "--lease-ttl-seconds", &lease_ttl.to_string(), "--data-dir"]);
-    let process = Process::start(command.arg(data));
+    command.arg(data);
+    if let Some(clock) = clock {
+        clock.wear(&mut command);
+    }
+    let process = Process::start(&mut command);
     let ready = process.wait_for_line(Output::Stdout, "mothership ready on ", SOON);
     let url = ready.rsplit(' ').next().unwrap().to_owned();
     (process, url)
