@@ -112,6 +112,10 @@ if [ "$(uname -s)" = Linux ]; then
         want_program runc runc
         [ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || wanted_too="$wanted_too netavark"
         want_program faketime faketime
+        want_program openssl openssl
+        want_program tinyproxy tinyproxy-bin
+        # As with sshd: started by tests alone.
+        [ -x /usr/sbin/nginx ] || [ ! -x /usr/sbin/policy-rc.d ] || wanted_too="$wanted_too nginx-light"
     fi
     if [ "$purpose" = vm ]; then
         need_command qemu-system-x86_64 qemu-system-x86

@@ -33,7 +33,7 @@ use crate::refusal::{Refusal, RefusalKind};
 use crate::serve::AuthMode;
 use crate::store::Store;
 use crate::tickets::Tickets;
-use crate::token::TokenKeys;
+use crate::token::Keyring;
 
 /// What handlers work with.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub struct App {
     /// Signs client certificates.
     pub authority: Arc<Authority>,
     /// Sign and verify directive tokens.
-    pub keys: TokenKeys,
+    pub keys: Arc<Keyring>,
     /// How territories prove who they are.
     pub auth: AuthMode,
     /// Whence identity headers are believed.
@@ -58,6 +58,8 @@ pub struct App {
     pub lease_ttl: Duration,
     /// How long chunks that an ended directive's log lacks are waited for, from the last one that came.
     pub log_patience: Duration,
+    /// How long a territory's certificate is good.
+    pub client_lifetime: Duration,
     /// Turns to read an enrolment, which comes from anybody.
     pub enroll_bodies: Semaphore,
     /// Failed enrolments by address.

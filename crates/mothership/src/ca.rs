@@ -4,8 +4,12 @@
 //! and no further authority. It signs the server's certificate and the territories' client certificates;
 //! the names in a request are never taken over, only its key. All are dated five minutes
 //! back, for hosts whose clock is behind.
+//!
+//! Beside it there may be the one that will follow it, or the one that it followed: they verify, and are handed out, but sign
+//! nothing (`rollover`).
 
 mod csr;
+pub mod rollover;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -25,13 +29,13 @@ pub use csr::CsrError;
 
 /// How far certificates are dated back.
 const BACKDATED: Duration = Duration::from_secs(5 * 60);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: u64 = 24 * 60 * 60;
 /// Lifetime of the authority's own certificate.
-const CA_DAYS: u32 = 3650;
+const CA_LIFETIME: Duration = Duration::from_secs(3650 * DAY);
 /// Lifetime of a server certificate: under what clients take, and renewed long before.
-const SERVER_DAYS: u32 = 90;
+const SERVER_LIFETIME: Duration = Duration::from_secs(90 * DAY);
 /// Lifetime of a territory's client certificate.
-pub const CLIENT_DAYS: u32 = 30;
+pub const CLIENT_LIFETIME: Duration = Duration::from_secs(30 * DAY);
 
 /// Why the authority cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +69,9 @@ pub enum CaError {
         /// Its mode.
         mode: u32,
     },
+    /// A step of a change of authorities out of its turn.
+    #[error("{0}")]
+    Turn(String),
     /// The crypto library fails.
     #[error("cannot make a certificate: {0}")]
     Crypto(#[from] rcgen::Error),
@@ -76,6 +83,16 @@ pub struct Authority {
     pem: String,
     key_sha256: [u8; 32],
     issuer: Issuer<'static, KeyPair>,
+    /// Those that are trusted besides.
+    others: Vec<Beside>,
+}
+
+/// An authority that verifies and signs nothing.
+#[derive(Debug, Clone)]
+struct Beside {
+    certificate: CertificateDer<'static>,
+    pem: String,
+    key_sha256: [u8; 32],
 }
 
 impl std::fmt::Debug for Authority {
@@ -114,6 +131,7 @@ impl Authority {
     /// The files cannot be read or written, are damaged, or only one is there.
     pub fn load_or_create(dir: &Path) -> Result<Self, CaError> {
         let (key_path, cert_path) = (dir.join(directory::CA_KEY), dir.join(directory::CA_CERTIFICATE));
+        rollover::finish(dir)?;
         match (key_path.exists(), cert_path.exists()) {
             (true, true) => {}
             (false, false) => create(&key_path, &cert_path)?,
@@ -127,19 +145,28 @@ impl Authority {
                 create(&key_path, &cert_path)?;
             }
         }
-        load(&key_path, &cert_path)
+        let mut authority = load(&key_path, &cert_path)?;
+        for name in [directory::CA_NEXT_CERTIFICATE, directory::CA_OLD_CERTIFICATE] {
+            authority.others.extend(beside(&dir.join(name))?);
+        }
+        Ok(authority)
     }
 
-    /// The authority's certificate in PEM.
+    /// The authorities' certificates in PEM, the one that signs first.
     #[must_use]
-    pub fn pem(&self) -> &str {
-        &self.pem
+    pub fn bundle_pem(&self) -> String {
+        let all = std::iter::once(&self.pem).chain(self.others.iter().map(|other| &other.pem));
+        all.map(|pem| format!("{}\n", pem.trim_end())).collect()
     }
 
-    /// The authority's certificate.
-    #[must_use]
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+    /// The authorities whose certificates are taken: the one that signs, and those beside it.
+    pub fn trusted(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.certificate).chain(self.others.iter().map(|other| &other.certificate))
+    }
+
+    /// SHA-256 of each trusted authority's SubjectPublicKeyInfo.
+    pub fn trusted_keys(&self) -> impl Iterator<Item = [u8; 32]> {
+        std::iter::once(self.key_sha256).chain(self.others.iter().map(|other| other.key_sha256))
     }
 
     /// SHA-256 of the authority's SubjectPublicKeyInfo: what enrolment tokens carry.
@@ -154,7 +181,7 @@ impl Authority {
     /// A name is not a DNS name; the crypto library fails.
     pub fn server(&self, names: &[String], addresses: &[IpAddr]) -> Result<ServerCertificate, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = leaf("Nexus mothership", SERVER_DAYS);
+        let mut params = leaf("Nexus mothership", SERVER_LIFETIME);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         for name in names {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
@@ -167,13 +194,18 @@ impl Authority {
         })
     }
 
-    /// A client certificate for `territory` with the key of the request `csr_pem`.
+    /// A client certificate for `territory` with the key of the request `csr_pem`, good for `lifetime`.
     ///
     /// # Errors
     /// The request is not acceptable; the crypto library fails.
-    pub fn client(&self, territory: &str, csr_pem: &str) -> Result<ClientCertificate, ClientCertificateError> {
+    pub fn client(
+        &self,
+        territory: &str,
+        csr_pem: &str,
+        lifetime: Duration,
+    ) -> Result<ClientCertificate, ClientCertificateError> {
         let key = csr::checked_key(csr_pem)?;
-        let mut params = leaf(territory, CLIENT_DAYS);
+        let mut params = leaf(territory, lifetime);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let not_after = params.not_after;
         let certificate = params.signed_by(&key, &self.issuer)?;
@@ -197,21 +229,21 @@ pub enum ClientCertificateError {
 }
 
 /// What every leaf has: a subject, dates, a random serial number, no authority.
-fn leaf(subject: &str, days: u32) -> CertificateParams {
+fn leaf(subject: &str, lifetime: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, subject);
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
-    date(&mut params, days);
+    date(&mut params, lifetime);
     params
 }
 
-fn date(params: &mut CertificateParams, days: u32) {
+fn date(params: &mut CertificateParams, lifetime: Duration) {
     let now = SystemTime::now();
     params.not_before = (now - BACKDATED).into();
-    params.not_after = (now + DAY * days).into();
+    params.not_after = (now + lifetime).into();
     let mut serial: [u8; 16] = rand::random();
     // RFC 5280, 4.1.2.2: positive, and not zero.
     serial[0] = serial[0] & 0x7f | 0x01;
@@ -230,7 +262,7 @@ fn create(key_path: &Path, cert_path: &Path) -> Result<(), CaError> {
     );
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    date(&mut params, CA_DAYS);
+    date(&mut params, CA_LIFETIME);
     let certificate = params.self_signed(&key)?;
     // The key last, and the database only after both: a kill in between leaves a certificate that signed nothing.
     write(cert_path, &certificate.pem(), 0o644)?;
@@ -243,23 +275,39 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
 }
 
 fn load(key_path: &Path, cert_path: &Path) -> Result<Authority, CaError> {
-    let read =
-        |path: &Path| std::fs::read_to_string(path).map_err(|source| CaError::File { path: path.to_owned(), source });
-    let damaged = |path: &Path, detail: String| CaError::Damaged { path: path.to_owned(), detail };
     refuse_exposed(key_path)?;
-    let key = KeyPair::from_pem(&read(key_path)?).map_err(|error| damaged(key_path, error.to_string()))?;
-    let pem = read(cert_path)?;
-    let certificate =
-        CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| damaged(cert_path, error.to_string()))?;
-    let (_, parsed) =
-        x509_parser::parse_x509_certificate(&certificate).map_err(|error| damaged(cert_path, error.to_string()))?;
-    let spki = parsed.public_key().raw;
-    if spki != key.subject_public_key_info() {
-        return Err(damaged(cert_path, "it is not the certificate of ca-key.pem".to_owned()));
+    let damaged = |detail: String| CaError::Damaged { path: key_path.to_owned(), detail };
+    let key = KeyPair::from_pem(&read(key_path)?).map_err(|error| damaged(error.to_string()))?;
+    let Beside { certificate, pem, key_sha256 } = parse(cert_path)?;
+    if key_sha256 != crate::secret::sha256(&key.subject_public_key_info()) {
+        let detail = "it is not the certificate of ca-key.pem".to_owned();
+        return Err(CaError::Damaged { path: cert_path.to_owned(), detail });
     }
-    let key_sha256 = crate::secret::sha256(spki);
     let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-    Ok(Authority { certificate, pem, key_sha256, issuer })
+    Ok(Authority { certificate, pem, key_sha256, issuer, others: Vec::new() })
+}
+
+fn read(path: &Path) -> Result<String, CaError> {
+    std::fs::read_to_string(path).map_err(|source| CaError::File { path: path.to_owned(), source })
+}
+
+/// The certificate of a file, which must be one that may sign others.
+fn parse(path: &Path) -> Result<Beside, CaError> {
+    let damaged = |detail: String| CaError::Damaged { path: path.to_owned(), detail };
+    let pem = read(path)?;
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| damaged(error.to_string()))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|error| damaged(error.to_string()))?;
+    if !parsed.is_ca() {
+        return Err(damaged("it is no certificate authority's certificate".to_owned()));
+    }
+    let key_sha256 = crate::secret::sha256(parsed.public_key().raw);
+    drop(parsed);
+    Ok(Beside { certificate, pem, key_sha256 })
+}
+
+/// The certificate of a file that need not be there.
+fn beside(path: &Path) -> Result<Option<Beside>, CaError> {
+    if path.exists() { parse(path).map(Some) } else { Ok(None) }
 }
 
 #[cfg(unix)]

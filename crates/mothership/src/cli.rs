@@ -4,6 +4,7 @@
 //! standard error. The environment is not read here: `main` hands on what it found.
 
 mod args;
+mod ca;
 mod client;
 mod commands;
 mod follow;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use clap::Parser as _;
 
 use args::{Args, Command};
+pub use ca::CaFailed;
 use client::Client;
 pub use client::ClientError;
 pub use serve::ServeFailed;
@@ -47,6 +49,9 @@ pub enum CliError {
     /// The server.
     #[error(transparent)]
     Serve(#[from] ServeFailed),
+    /// A step of a change of authorities.
+    #[error(transparent)]
+    Ca(#[from] CaFailed),
     /// The directive that was followed is no more.
     #[error("directive {0} was deleted with its facility while it was waited for; it does not run any more")]
     Deleted(String),
@@ -77,6 +82,9 @@ pub fn main(words: impl Iterator<Item = OsString>, environment: Environment) -> 
     let result = runtime.block_on(async {
         if let Command::Serve(serve) = args.command {
             return Ok(serve::run(&data_dir, serve, environment.log.as_deref()).await?);
+        }
+        if let Command::Ca(command) = args.command {
+            return ca::run(&data_dir, command);
         }
         let client = Client::open(&data_dir, &args.remote).await?;
         commands::run(&client, args.command).await

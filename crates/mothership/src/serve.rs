@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, App};
-use crate::ca::{Authority, CaError};
+use crate::ca::{Authority, CLIENT_LIFETIME, CaError};
 use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::presence::Presence;
@@ -25,13 +25,16 @@ use crate::refusal::Fault;
 use crate::secret;
 use crate::server::tls::{self, Presented, TlsError};
 use crate::server::{self, Transport};
-use crate::store::{Store, StoreError, accounts, audit, claims};
-use crate::token::TokenKeys;
+use crate::store::api_tokens::{self, NewToken, Scope};
+use crate::store::{Store, StoreError, Tx, accounts, audit, authorities, claims, signing_keys};
+use crate::token::{Keyring, TokenKeys};
 use directory::DirectoryError;
 use listen::{Listen, ServerName, certificate_names};
 
 /// How often the server's own certificate is made anew; a third of its lifetime.
 const RENEW_SERVER_CERTIFICATE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How often the keys of directive tokens are looked at.
+const TEND_KEYS: Duration = Duration::from_secs(6 * 60 * 60);
 /// How long chunks that an ended directive's log lacks are waited for: nexusd goes on sending what was not acknowledged.
 const LOG_PATIENCE: Duration = Duration::from_secs(75);
 /// Enrolments that are read at once: strangers can make this process hold so many bodies and no more.
@@ -71,6 +74,8 @@ pub struct ServeConfig {
     pub log_patience: Duration,
     /// Failed enrolments an hour and address.
     pub enroll_failures_per_hour: usize,
+    /// How long a territory's certificate is good.
+    pub client_lifetime: Duration,
 }
 
 impl ServeConfig {
@@ -86,6 +91,7 @@ impl ServeConfig {
             lease_ttl: Duration::from_secs(conduits::poll::DEFAULT_LEASE_TTL_SECONDS),
             log_patience: LOG_PATIENCE,
             enroll_failures_per_hour: 10,
+            client_lifetime: CLIENT_LIFETIME,
         }
     }
 }
@@ -210,7 +216,12 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     let store = Arc::new(Store::open(&dir.join(directory::DATABASE), Arc::clone(&hub), clock)?);
     let (first_start, keys) = first_things(&store, dir).await?;
     let ttl = config.lease_ttl;
-    store.write(move |tx| Ok(claims::after_a_restart(tx, ttl)?)).await.map_err(of_the_store)?;
+    let trusted: Vec<[u8; 32]> = authority.trusted_keys().collect();
+    let after_a_restart = move |tx: &Tx<'_>| {
+        authorities::handed_out(tx, &trusted)?;
+        Ok(claims::after_a_restart(tx, ttl)?)
+    };
+    store.write(after_a_restart).await.map_err(of_the_store)?;
     let unheard = |source| ServeError::Listen { address: config.listen, source };
     let listener = config.listen.bind().await.map_err(unheard)?;
     let address = listener.local_addr().map_err(unheard)?;
@@ -218,6 +229,7 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     let url = format!("{scheme}://{}", config.listen.from_here(address));
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
+    let keys = Arc::new(Keyring::new(keys));
     let transport = transport(&config, &authority, address, &tasks, &shutdown)?;
     let app = Arc::new(App {
         store: Arc::clone(&store),
@@ -225,11 +237,12 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         presence: Arc::new(Presence::new(clock)),
         tickets: Arc::default(),
         authority,
-        keys,
+        keys: Arc::clone(&keys),
         auth: config.auth,
         trusted_proxies: config.trusted_proxies.clone(),
         lease_ttl: config.lease_ttl,
         log_patience: config.log_patience,
+        client_lifetime: config.client_lifetime,
         enroll_bodies: Semaphore::new(ENROLL_BODIES),
         enroll_failures: FailureLimit::new(config.enroll_failures_per_hour),
         shutdown: shutdown.clone(),
@@ -238,6 +251,7 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     files::write_atomically(&address_file, format!("{url}\n").as_bytes(), 0o644)
         .map_err(|source| at(&address_file, source))?;
     tasks.spawn(reaper::run(Arc::clone(&store), config.lease_ttl, shutdown.clone()));
+    tasks.spawn(tend_keys(Arc::clone(&store), keys, shutdown.clone()));
     tasks.spawn(server::serve(listener, transport, api::router(app), shutdown.clone()));
     Ok(Running { address, url, address_file, first_start, shutdown, tasks, store, hub, _lock: lock })
 }
@@ -277,9 +291,11 @@ async fn first_things(store: &Store, dir: &Path) -> Result<(bool, TokenKeys), Se
             };
             // A lost token file is made anew and the old token revoked: whoever has the data directory may.
             if !has_file {
-                accounts::revoke_named(tx, &account, ADMIN_TOKEN_NAME)?;
+                api_tokens::revoke_named(tx, &account, ADMIN_TOKEN_NAME)?;
                 let id = uuid::Uuid::now_v7().to_string();
-                accounts::add_token(tx, &account, &id, ADMIN_TOKEN_NAME, &fresh)?;
+                let new =
+                    NewToken { id: &id, name: ADMIN_TOKEN_NAME, secret: &fresh, scope: Scope::Admin, expires_at: None };
+                api_tokens::add(tx, &account, &new)?;
                 audit::record(
                     tx,
                     &account,
@@ -289,7 +305,7 @@ async fn first_things(store: &Store, dir: &Path) -> Result<(bool, TokenKeys), Se
                     &serde_json::json!({ "name": ADMIN_TOKEN_NAME }),
                 )?;
             }
-            Ok((first, accounts::signing_keys(tx)?))
+            Ok((first, signing_keys::current(tx)?))
         })
         .await
         .map_err(of_the_store)?;
@@ -299,6 +315,25 @@ async fn first_things(store: &Store, dir: &Path) -> Result<(bool, TokenKeys), Se
     }
     let keys = TokenKeys::new(&keys).ok_or(ServeError::NoSigningKey)?;
     Ok((first, keys))
+}
+
+/// Looks after the keys of directive tokens until shutdown: a new one when the newest has signed for long enough, none whose
+/// overlap is over.
+async fn tend_keys(store: Arc<Store>, keys: Arc<Keyring>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(TEND_KEYS) => {}
+        }
+        match store.write(|tx| Ok(signing_keys::current(tx)?)).await {
+            Ok(found) => {
+                if let Some(found) = TokenKeys::new(&found) {
+                    keys.take(found);
+                }
+            }
+            Err(fault) => tracing::error!(?fault, "the keys of directive tokens were not looked after"),
+        }
+    }
 }
 
 /// The failure of a job that refuses nothing.

@@ -10,7 +10,9 @@
 //! that one request is one job.
 
 pub mod accounts;
+pub mod api_tokens;
 pub mod audit;
+pub mod authorities;
 pub mod claims;
 pub mod directives;
 pub mod enrollment;
@@ -19,6 +21,7 @@ pub mod idempotency;
 pub mod logs;
 pub mod reports;
 mod schema;
+pub mod signing_keys;
 pub mod territories;
 mod writer;
 
@@ -247,6 +250,20 @@ impl Store {
         }
         self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+/// A connection that only reads, for a look beside a mothership that may be serving; none where there is no database yet.
+///
+/// # Errors
+/// The file is there and cannot be opened.
+pub fn look_beside(path: &Path) -> Result<Option<Connection>, StoreError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.pragma_update(None, "query_only", "ON")?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(Some(conn))
 }
 
 /// The writer's connection, to tables of this program's version.

@@ -4,18 +4,21 @@
 //! construction). `kid` names the key, so that a new key can sign while tokens of the old one run out.
 //! Expiry is judged by the store's clock, like everything else.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use conduits::{DirectiveClaims, DirectiveId, DirectiveToken, TerritoryId, code};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 
 use crate::clock::Micros;
 use crate::refusal::Refusal;
-use crate::store::accounts::SigningKey;
+use crate::store::signing_keys::SigningKey;
 
 /// How long a token is good, in seconds.
 const LIFETIME_SECONDS: u64 = conduits::token::DIRECTIVE_TOKEN_SECONDS;
 
 /// The keys in use; the newest signs, all verify.
 pub struct TokenKeys {
+    newest: i64,
     signing: EncodingKey,
     header: Header,
     verifying: Vec<(String, DecodingKey)>,
@@ -25,6 +28,34 @@ pub struct TokenKeys {
 impl std::fmt::Debug for TokenKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TokenKeys").field("keys", &self.verifying.len()).finish_non_exhaustive()
+    }
+}
+
+/// The keys in use, replaced while running.
+#[derive(Debug)]
+pub struct Keyring {
+    keys: RwLock<Arc<TokenKeys>>,
+}
+
+impl Keyring {
+    /// Starts with `keys`.
+    #[must_use]
+    pub fn new(keys: TokenKeys) -> Self {
+        Self { keys: RwLock::new(Arc::new(keys)) }
+    }
+
+    /// The keys now.
+    #[must_use]
+    pub fn now(&self) -> Arc<TokenKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Uses the newer of `keys` and those in use: changes that follow each other may be told in another order.
+    pub fn take(&self, keys: TokenKeys) {
+        let mut current = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if keys.newest >= current.newest {
+            *current = Arc::new(keys);
+        }
     }
 }
 
@@ -49,6 +80,7 @@ impl TokenKeys {
         validation.validate_exp = false;
         validation.required_spec_claims.clear();
         Some(Self {
+            newest: newest.id,
             signing: EncodingKey::from_secret(&newest.secret),
             header,
             verifying: keys.iter().map(|key| (key.id.to_string(), DecodingKey::from_secret(&key.secret))).collect(),
@@ -153,6 +185,15 @@ mod tests {
         };
         assert!(verify(&both).is_ok());
         assert_eq!(verify(&foreign).unwrap_err(), code::TOKEN_INVALID);
+    }
+
+    #[test]
+    fn a_keyring_never_goes_back() {
+        let ring = Keyring::new(TokenKeys::new(&[key(2, 8)]).unwrap());
+        ring.take(TokenKeys::new(&[key(1, 7)]).unwrap());
+        assert_eq!(ring.now().newest, 2);
+        ring.take(TokenKeys::new(&[key(3, 9), key(2, 8)]).unwrap());
+        assert_eq!(ring.now().newest, 3);
     }
 
     #[test]

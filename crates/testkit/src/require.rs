@@ -81,6 +81,12 @@ pub enum Need {
     Systemd,
     /// libfaketime and its wrapper beneath `/usr`.
     Faketime,
+    /// OpenSSL's command.
+    Openssl,
+    /// nginx, with TLS.
+    Nginx,
+    /// tinyproxy.
+    Tinyproxy,
     /// A machine that the tests may change as they like: `make test-vm` boots one.
     Vm,
 }
@@ -125,6 +131,9 @@ impl Need {
         Self::Pager,
         Self::Systemd,
         Self::Faketime,
+        Self::Openssl,
+        Self::Nginx,
+        Self::Tinyproxy,
         Self::Vm,
     ];
 
@@ -169,6 +178,9 @@ impl Need {
             Self::Pager => "pager",
             Self::Systemd => "systemd",
             Self::Faketime => "faketime",
+            Self::Openssl => "openssl",
+            Self::Nginx => "nginx",
+            Self::Tinyproxy => "tinyproxy",
             Self::Vm => "vm",
         }
     }
@@ -230,6 +242,9 @@ impl Need {
             Self::Pager => each_beneath_usr(&[("less", &["--version"])]),
             Self::Systemd => runs("systemd-analyze", &["--version"]),
             Self::Faketime => each_beneath_usr(&[("faketime", &["-f", "+1d", "true"])]),
+            Self::Openssl => each_beneath_usr(&[("openssl", &["version"])]),
+            Self::Nginx => each_beneath_usr(&[("nginx", &["-v"])]),
+            Self::Tinyproxy => each_beneath_usr(&[("tinyproxy", &["-v"])]),
             Self::Vm => {
                 word_in("/proc/cmdline", "nexus.vm").map(|_| "make test-vm runs it in a machine of its own".to_owned())
             }

@@ -50,6 +50,7 @@ impl App {
         let territory: TerritoryId = territory.parse().map_err(|error: conduits::IdError| ours(error.to_string()))?;
         let token = self
             .keys
+            .now()
             .mint(&directive, &territory, lid, self.store.clock().now())
             .map_err(|error| ApiError::Internal(error.to_string()))?;
         Ok((directive, token))
@@ -69,7 +70,7 @@ impl Proof {
     fn of(app: &App, peer: &Peer, headers: &HeaderMap, directive: &str, expiry: Expiry) -> Result<Self, Refusal> {
         let caller = app.caller(peer, headers)?;
         let directive: DirectiveId = directive.parse().map_err(|_| Refusal::not_found("there is no such directive"))?;
-        let claims = app.keys.verify(caller::bearer(headers)?, &directive, expiry, app.store.clock().now())?;
+        let claims = app.keys.now().verify(caller::bearer(headers)?, &directive, expiry, app.store.clock().now())?;
         Ok(Self {
             caller,
             directive,

@@ -9,6 +9,8 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
+use crate::store::api_tokens::Scope;
+
 /// One operation.
 struct Operation {
     method: &'static str,
@@ -199,6 +201,42 @@ const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "GET",
+        path: "/api/v1/api-tokens",
+        summary: "List API tokens",
+        query: PAGE,
+        request: None,
+        success: ("200", "A page", Content::Page("api_tokens", "ApiToken")),
+        refusals: LIST,
+    },
+    Operation {
+        method: "POST",
+        path: "/api/v1/api-tokens",
+        summary: "Make an API token with a scope and an end; its secret is shown once",
+        query: &[],
+        request: Some("NewApiToken"),
+        success: ("201", "Made", Content::Json("CreatedApiToken")),
+        refusals: &["401", "409", "413", "422"],
+    },
+    Operation {
+        method: "DELETE",
+        path: "/api/v1/api-tokens/{id}",
+        summary: "Revoke an API token, at once",
+        query: &[],
+        request: None,
+        success: ("204", "Revoked", Content::None),
+        refusals: &["401", "404", "409", "422"],
+    },
+    Operation {
+        method: "POST",
+        path: "/api/v1/signing-keys/rotate",
+        summary: "Make a new key for directive tokens; the older ones verify for seven days more, or not at all",
+        query: &[],
+        request: Some("Rotation"),
+        success: ("200", "The key that signs, and those that verify", Content::Json("SigningKeys")),
+        refusals: &["401", "413", "422"],
+    },
+    Operation {
+        method: "GET",
         path: "/api/v1/audit-events",
         summary: "List audit events, newest first",
         query: PAGE,
@@ -207,6 +245,24 @@ const OPERATIONS: &[Operation] = &[
         refusals: LIST,
     },
 ];
+
+/// What is behind these is for tokens of scope `admin`.
+const ADMINISTRATION: &[&str] =
+    &["/api/v1/enrollment-tokens", "/api/v1/api-tokens", "/api/v1/signing-keys", "/api/v1/audit-events"];
+
+/// The scope that an operation needs.
+fn scope(operation: &Operation) -> Scope {
+    let decides = matches!(operation.path.rsplit('/').next(), Some("enable" | "disable"));
+    if decides || ADMINISTRATION.iter().any(|path| operation.path.starts_with(path)) {
+        return Scope::Admin;
+    }
+    if operation.method == "GET" { Scope::Read } else { Scope::Run }
+}
+
+/// Method, path and scope of every operation.
+pub fn scopes() -> impl Iterator<Item = (&'static str, &'static str, Scope)> {
+    OPERATIONS.iter().map(|operation| (operation.method, operation.path, scope(operation)))
+}
 
 /// Method and path of every operation.
 pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -274,9 +330,14 @@ fn described(operation: &Operation) -> Value {
     for refusal in operation.refusals {
         responses.insert((*refusal).to_owned(), refused(refusal));
     }
+    let scope = scope(operation);
+    if scope > Scope::Read {
+        responses.insert("403".to_owned(), refused("403"));
+    }
     let mut described = json!({
         "operationId": operation_id(operation),
         "summary": operation.summary,
+        "description": format!("For tokens of scope {}{}.", scope.as_str(), if scope == Scope::Admin { "" } else { " and up" }),
         "parameters": parameters,
         "responses": responses,
     });
@@ -289,7 +350,7 @@ fn described(operation: &Operation) -> Value {
 
 /// The header that makes a create happen once.
 fn idempotency_key(operation: &Operation) -> Value {
-    let again = if operation.request == Some("NewEnrollmentToken") {
+    let again = if matches!(operation.request, Some("NewEnrollmentToken" | "NewApiToken")) {
         "409, and no second token: the secret is shown once and not kept"
     } else {
         "the first answer again; 409 for another body, or once what was made is deleted"
@@ -302,6 +363,7 @@ fn idempotency_key(operation: &Operation) -> Value {
 fn refused(status: &str) -> Value {
     let description = match status {
         "401" => "The token is missing, unknown, expired or revoked",
+        "403" => "The token's scope does not allow it",
         "404" => "There is no such thing",
         "409" => "Its state does not allow it",
         "413" => "The body is too large",

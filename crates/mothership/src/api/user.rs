@@ -1,5 +1,6 @@
 //! `/api/v1`: what people and programs call, with a bearer token.
 
+mod access;
 mod create;
 mod directives;
 mod facilities;
@@ -27,7 +28,7 @@ use super::extract::{Query, number};
 use crate::clock::Micros;
 use crate::refusal::{Fault, Refusal};
 use crate::store::Tx;
-use crate::store::accounts::{self, User};
+use crate::store::api_tokens::{self, Scope, User};
 
 /// The routes. Parameters that a call does not take are refused, as unknown fields are: one that is misspelt would narrow
 /// nothing.
@@ -47,6 +48,9 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/v1/territories/{id}", bare(get(territories::get)))
         .route("/api/v1/territories/{id}/disable", bare(post(territories::disable)))
         .route("/api/v1/territories/{id}/enable", bare(post(territories::enable)))
+        .route("/api/v1/api-tokens", get(access::list).merge(bare(post(access::create))))
+        .route("/api/v1/api-tokens/{id}", bare(axum::routing::delete(access::revoke)))
+        .route("/api/v1/signing-keys/rotate", bare(post(access::rotate)))
         .route("/api/v1/audit-events", get(territories::audit_events))
 }
 
@@ -107,33 +111,67 @@ fn next_cursor<T>(items: &[T], limit: u32, key: impl Fn(&T) -> String) -> Option
     items.last().filter(|_| full).map(key)
 }
 
-/// Whom a request's token speaks for.
-fn user(conn: &Connection, token: &str, now: Micros) -> Result<User, Fault> {
-    accounts::by_token(conn, token, now)?.ok_or_else(|| {
-        Refusal::unauthenticated(code::UNAUTHORIZED, "the API token is unknown, expired or revoked").into()
-    })
+/// Whom a request's token speaks for, where it may be used for `needed`.
+fn user(conn: &Connection, token: &str, needed: Scope, now: Micros) -> Result<User, Fault> {
+    let user = api_tokens::owner(conn, token, now)?
+        .ok_or_else(|| Refusal::unauthenticated(code::UNAUTHORIZED, "the API token is unknown, expired or revoked"))?;
+    if user.scope < needed {
+        let (has, needed) = (user.scope.as_str(), needed.as_str());
+        return Err(Refusal::forbidden(
+            code::FORBIDDEN,
+            format!("this API token's scope is {has}, and this call needs {needed}; use a token of that scope"),
+        )
+        .into());
+    }
+    Ok(user)
 }
 
 impl App {
-    /// Runs `query` for the account of the request's token.
+    /// Looks at things of the account of the request's token.
     async fn query<T, F>(&self, headers: &HeaderMap, query: F) -> ApiResult<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection, &User) -> Result<T, Fault> + Send + 'static,
+    {
+        self.query_as(Scope::Read, headers, query).await
+    }
+
+    /// Looks at what only a token of the scope `needed` may see.
+    async fn query_as<T, F>(&self, needed: Scope, headers: &HeaderMap, query: F) -> ApiResult<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection, &User) -> Result<T, Fault> + Send + 'static,
     {
         let token = caller::bearer(headers)?.to_owned();
         let now = self.store.clock().now();
-        Ok(self.store.read(move |conn| query(conn, &user(conn, &token, now)?)).await?)
+        Ok(self.store.read(move |conn| query(conn, &user(conn, &token, needed, now)?)).await?)
     }
 
-    /// Runs `change` for the account of the request's token.
+    /// Changes things of the account of the request's token.
     async fn change<T, F>(&self, headers: &HeaderMap, change: F) -> ApiResult<T>
     where
         T: Send + 'static,
         F: FnOnce(&Tx<'_>, &User) -> Result<T, Fault> + Send + 'static,
     {
+        self.change_as(Scope::Run, headers, change).await
+    }
+
+    /// Decides who gets in, for the account of the request's token.
+    async fn administer<T, F>(&self, headers: &HeaderMap, change: F) -> ApiResult<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>, &User) -> Result<T, Fault> + Send + 'static,
+    {
+        self.change_as(Scope::Admin, headers, change).await
+    }
+
+    async fn change_as<T, F>(&self, needed: Scope, headers: &HeaderMap, change: F) -> ApiResult<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>, &User) -> Result<T, Fault> + Send + 'static,
+    {
         let token = caller::bearer(headers)?.to_owned();
-        Ok(self.store.write(move |tx| change(tx, &user(tx.conn(), &token, tx.now())?)).await?)
+        Ok(self.store.write(move |tx| change(tx, &user(tx.conn(), &token, needed, tx.now())?)).await?)
     }
 }
 

@@ -6,6 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::serve::listen::{Listen, ServerName};
+use crate::store::api_tokens::Scope;
 
 /// The control plane of Nexus: holds directives, hands them out, keeps logs and results.
 #[derive(Debug, Parser)]
@@ -42,6 +43,18 @@ pub(super) enum Command {
     /// Tokens with which territories enrol
     #[command(subcommand)]
     EnrollToken(EnrollToken),
+    /// Tokens for this API: for people and programs
+    #[command(subcommand)]
+    ApiToken(ApiToken),
+    /// The keys that sign directive tokens
+    #[command(subcommand)]
+    SigningKey(SigningKey),
+    /// The certificate authority of the data directory, and its successor; run it on the mothership's machine
+    #[command(subcommand)]
+    Ca(Ca),
+    /// Shut a territory out, or let it in again
+    #[command(subcommand)]
+    Territory(Territory),
     /// Workspaces that persist
     #[command(subcommand)]
     Facility(Facility),
@@ -100,6 +113,9 @@ pub(super) struct Serve {
     /// Seconds that a lease lives without a heartbeat
     #[arg(long, hide = true, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(super) lease_ttl_seconds: u64,
+    /// Seconds that a territory's certificate is good: thirty days
+    #[arg(long, hide = true, default_value_t = 2_592_000, value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
+    pub(super) client_certificate_seconds: u64,
     /// Failed enrolments that an address may have in an hour
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) enroll_failures_per_hour: u32,
@@ -138,6 +154,75 @@ pub(super) enum EnrollToken {
     /// Revoke a token by its id
     Revoke {
         /// The token's id
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ApiToken {
+    /// Make a token and print it; it is shown once
+    Create {
+        /// What it is called, in lists and in the audit
+        name: String,
+        /// What it may be used for: read, run (read, and make, cancel and delete) or admin (everything)
+        #[arg(long, default_value = "run", value_name = "SCOPE")]
+        scope: Scope,
+        /// How long it is good: 30d, 12h
+        #[arg(long, default_value = "90d", value_parser = duration)]
+        ttl: u64,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List tokens
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a token by its id, at once
+    Revoke {
+        /// The token's id
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SigningKey {
+    /// Make a new key, which signs from now on; the older ones verify for seven days more
+    Rotate {
+        /// The older ones verify no more: every directive token that is out is void at once
+        #[arg(long)]
+        drop_older: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum Ca {
+    /// Say where a change of authorities stands, and which territories do not know the next one
+    Status,
+    /// Make the next authority: trusted and handed out from the next start of the mothership on
+    Prepare,
+    /// Let the next authority sign from the next start on; the present one stays trusted
+    Switch {
+        /// Even where territories do not know it yet: they must then enrol anew
+        #[arg(long)]
+        force: bool,
+    },
+    /// Trust the authority before this one no more from the next start on
+    Retire,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Territory {
+    /// Shut a territory out at once, on every connection that it has
+    Disable {
+        /// The territory
+        id: String,
+    },
+    /// Let it in again
+    Enable {
+        /// The territory
         id: String,
     },
 }
@@ -205,7 +290,9 @@ pub(super) struct Run {
 /// Whole seconds of `90s`, `5m`, `1h30m`, rounded up; a bare number is seconds.
 fn duration(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text} is not a duration of at least 1s; write 90s, 5m or 1h30m");
-    let seconds = match text.parse::<u64>() {
+    let days =
+        text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()).and_then(|days| days.checked_mul(86_400));
+    let seconds = match days.map_or_else(|| text.parse::<u64>(), Ok) {
         Ok(seconds) => seconds,
         Err(_) => text
             .parse::<jiff::SignedDuration>()
@@ -236,7 +323,9 @@ mod tests {
 
     #[test]
     fn durations_are_whole_seconds() {
-        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("1.5s", 2), ("1ms", 1)] {
+        for (text, seconds) in
+            [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("1.5s", 2), ("1ms", 1), ("90d", 7_776_000)]
+        {
             assert_eq!(duration(text), Ok(seconds));
         }
         for text in ["", "0", "0s", "-5s", "soon"] {

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::CliError;
-use super::args::{Command, EnrollToken, Facility};
+use super::args::{ApiToken, Command, EnrollToken, Facility, SigningKey, Territory};
 use super::client::{Client, ClientError, segment};
 use super::terminal::{line, note, output, remark, table};
 use super::whole::{end_of, left_out};
@@ -16,6 +16,19 @@ use super::{follow, run};
 pub(super) async fn run(client: &Client, command: Command) -> Result<u8, CliError> {
     match command {
         Command::EnrollToken(command) => enroll_token(client, command).await?,
+        Command::ApiToken(command) => api_token(client, command).await?,
+        Command::SigningKey(SigningKey::Rotate { drop_older }) => {
+            let body = json!({ "drop_older": drop_older });
+            let keys = client.post("/api/v1/signing-keys/rotate", &body).await?;
+            line(&text(&keys, "signs"))?;
+        }
+        Command::Territory(command) => {
+            let (id, what) = match command {
+                Territory::Disable { id } => (id, "disable"),
+                Territory::Enable { id } => (id, "enable"),
+            };
+            client.post(&format!("/api/v1/territories/{}/{what}", segment(&id)), &json!({})).await?;
+        }
         Command::Facility(command) => facility(client, command).await?,
         Command::Run(args) => return run::run(client, args).await,
         Command::Logs { follow: true, id } => follow::follow_log(client, &id).await?,
@@ -28,7 +41,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<u8, CliErro
         Command::Ls { state, limit, json } => ls(client, state.as_deref(), limit, json).await?,
         Command::Territories { json } => territories(client, json).await?,
         // Handled before there is a client.
-        Command::Serve(_) => {}
+        Command::Serve(_) | Command::Ca(_) => {}
     }
     Ok(0)
 }
@@ -48,6 +61,25 @@ async fn enroll_token(client: &Client, command: EnrollToken) -> Result<(), CliEr
         }
         EnrollToken::Revoke { id } => {
             let path = format!("/api/v1/enrollment-tokens/{}", segment(&id));
+            client.call(Method::DELETE, &path, None).await?;
+            Ok(())
+        }
+    }
+}
+
+async fn api_token(client: &Client, command: ApiToken) -> Result<(), CliError> {
+    match command {
+        ApiToken::Create { name, scope, ttl, json } => {
+            let body = json!({ "name": name, "scope": scope, "ttl_seconds": ttl });
+            let created = client.post("/api/v1/api-tokens", &body).await?;
+            line(&if json { created.to_string() } else { text(&created, "token") })
+        }
+        ApiToken::List { json } => {
+            let items = all(client, "/api/v1/api-tokens", "api_tokens").await?;
+            show(json, &items, &["id", "name", "scope", "state", "expires_at"])
+        }
+        ApiToken::Revoke { id } => {
+            let path = format!("/api/v1/api-tokens/{}", segment(&id));
             client.call(Method::DELETE, &path, None).await?;
             Ok(())
         }

@@ -36,6 +36,7 @@ pub(super) async fn run(data_dir: &Path, args: Serve, log: Option<&str>) -> Resu
         },
         trusted_proxies: args.trusted_proxy,
         lease_ttl: Duration::from_secs(args.lease_ttl_seconds),
+        client_lifetime: Duration::from_secs(args.client_certificate_seconds),
         enroll_failures_per_hour: usize::try_from(args.enroll_failures_per_hour).unwrap_or(10),
         ..ServeConfig::new(data_dir)
     };

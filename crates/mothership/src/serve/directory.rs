@@ -22,9 +22,17 @@ pub const ADDRESS: &str = "address";
 pub const CA_CERTIFICATE: &str = "ca.pem";
 /// The authority's key.
 pub const CA_KEY: &str = "ca-key.pem";
+/// The certificate of the authority that will follow.
+pub const CA_NEXT_CERTIFICATE: &str = "ca-next.pem";
+/// Its key.
+pub const CA_NEXT_KEY: &str = "ca-next-key.pem";
+/// Its certificate while it is being made.
+pub const CA_NEXT_UNFINISHED: &str = "ca-next.pem.new";
+/// The certificate of the authority before the present one.
+pub const CA_OLD_CERTIFICATE: &str = "ca-old.pem";
 
 /// Every name of ours. Ending with `.new`, it is a file that a kill cut off.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 12] = [
     LOCK,
     DATABASE,
     "mothership.db-wal",
@@ -34,6 +42,9 @@ const NAMES: [&str; 9] = [
     ADDRESS,
     CA_CERTIFICATE,
     CA_KEY,
+    CA_NEXT_CERTIFICATE,
+    CA_NEXT_KEY,
+    CA_OLD_CERTIFICATE,
 ];
 /// What every fresh ext4 volume has in it, and says nothing about whose it is.
 const OF_THE_FILE_SYSTEM: &str = "lost+found";

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
@@ -62,14 +62,21 @@ fn certified(certificate: ServerCertificate) -> Result<Arc<CertifiedKey>, TlsErr
     Ok(Arc::new(key))
 }
 
-/// The configuration for connections: `presented` as the server's certificate, `authority`'s as client certificates.
+/// Sessions that can be resumed at once: a daemon has a few, and each is some two kilobytes.
+const SESSIONS: usize = 4096;
+
+/// The configuration for connections: `presented` as the server's certificate, as client certificates those of `authority` and
+/// of the ones beside it. Sessions are resumed, in this process alone: what a client proved in the first is proved in the next,
+/// and looked up at each request all the same.
 ///
 /// # Errors
 /// The library refuses the authority or the configuration.
 pub fn config(authority: &Authority, presented: Arc<Presented>) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(authority.certificate().clone())?;
+    for trusted in authority.trusted() {
+        roots.add(trusted.clone())?;
+    }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()?;
@@ -77,6 +84,7 @@ pub fn config(authority: &Authority, presented: Arc<Presented>) -> Result<Server
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(presented);
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

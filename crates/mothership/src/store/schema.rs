@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// The migrations in order; the number of a migration is its place plus one. Never edit one that was released:
 /// append.
-const MIGRATIONS: &[&str] = &[INITIAL, FORGETTABLE, DROPPED, REMOVED];
+const MIGRATIONS: &[&str] = &[INITIAL, FORGETTABLE, DROPPED, REMOVED, SCOPED, AUTHORITIES];
 
 /// The first schema.
 ///
@@ -198,6 +198,20 @@ CREATE TABLE removed_facilities (
     removed_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX removed_facilities_by_territory ON removed_facilities(territory_id, removed_at);
+";
+
+/// What an API token may be used for. Those that there were could do everything.
+const SCOPED: &str = "
+ALTER TABLE api_tokens ADD COLUMN scope TEXT NOT NULL DEFAULT 'admin';
+CREATE INDEX api_tokens_by_account ON api_tokens(account_id, id);
+";
+
+/// Since when each authority is handed out: whoever got a certificate later knows it.
+const AUTHORITIES: &str = "
+CREATE TABLE authorities (
+    key_sha256 BLOB PRIMARY KEY,
+    handed_out_since INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the database to this program's version.

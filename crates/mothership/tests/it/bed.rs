@@ -168,6 +168,20 @@ impl Bed {
     }
 }
 
+/// A client that trusts these authorities, with this certificate and key.
+pub(crate) fn client_of(ca: &str, pair: &str) -> Client {
+    let ca = Certificate::from_pem_bundle(ca.as_bytes()).unwrap();
+    let identity = Identity::from_pem(pair.as_bytes()).unwrap();
+    Client::builder().no_proxy().tls_certs_only(ca).identity(identity).build().unwrap()
+}
+
+/// A fresh key and the request for its certificate.
+pub(crate) fn key_and_csr() -> (KeyPair, String) {
+    let key = KeyPair::generate().unwrap();
+    let csr = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    (key, csr)
+}
+
 pub(crate) fn client(data: &Path, identity: Option<Identity>) -> Client {
     let ca = std::fs::read(data.join("ca.pem")).unwrap();
     let mut builder = Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(&ca).unwrap()]);

@@ -1,6 +1,7 @@
 //! The mothership as its clients meet it: a real one served in this process, over TLS or plain HTTP.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod access;
 mod bed;
 mod bounds;
 mod cli;
@@ -11,6 +12,7 @@ mod leases;
 mod live_logs;
 mod process;
 mod restart;
+mod rollover;
 mod signals;
 mod syncs;
 mod user_api;

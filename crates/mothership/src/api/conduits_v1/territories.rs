@@ -139,7 +139,7 @@ async fn enroll_once(app: &Arc<App>, request: EnrollRequest) -> ApiResult<Enroll
     Ok(EnrollAnswer {
         territory_id: id,
         kind: Some(kind),
-        ca_bundle_pem: certificate.is_some().then(|| app.authority.pem().to_owned()),
+        ca_bundle_pem: certificate.is_some().then(|| app.authority.bundle_pem()),
         mtls_client_cert_pem: certificate.map(|certificate| certificate.pem),
         config: EnrollConfig {
             poll_interval_seconds: Some(POLL_INTERVAL_SECONDS),
@@ -165,7 +165,7 @@ fn named(text: Option<&str>, field: &str) -> Result<Option<String>, Refusal> {
 
 /// Signs a request's key for a territory and records the certificate.
 fn issue(app: &App, tx: &Tx<'_>, territory: &str, csr_pem: &str) -> Result<ClientCertificate, Fault> {
-    let issued = app.authority.client(territory, csr_pem).map_err(|error| match error {
+    let issued = app.authority.client(territory, csr_pem, app.client_lifetime).map_err(|error| match error {
         ClientCertificateError::Request(error) => {
             Fault::Refused(Refusal::invalid(code::INVALID_CSR, error.to_string()))
         }
@@ -198,7 +198,7 @@ pub(super) async fn renew(
             Ok(issued)
         })
         .await?;
-    Ok(Json(RenewAnswer { mtls_client_cert_pem: issued.pem, ca_bundle_pem: Some(app.authority.pem().to_owned()) }))
+    Ok(Json(RenewAnswer { mtls_client_cert_pem: issued.pem, ca_bundle_pem: Some(app.authority.bundle_pem()) }))
 }
 
 /// The territory lives; what an older instance of its daemon left behind is taken back, and it is told of facilities that

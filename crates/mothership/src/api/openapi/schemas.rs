@@ -15,6 +15,7 @@ pub(super) fn all() -> Value {
     let state = json!({ "type": "string", "enum": ["awaiting_approval", "queued", "leased", "running", "succeeded", "failed", "canceled", "timed_out"] });
     let stream = json!({ "type": "string", "enum": ["stdout", "stderr"] });
     let object = json!({ "type": "object" });
+    let scope = json!({ "type": "string", "enum": ["read", "run", "admin"] });
     json!({
         "Error": shape(&["error", "detail"], &[("error", &text), ("detail", &text)]),
         "NewFacility": shape(&[], &[("name", &maybe), ("repo_url", &maybe), ("territory_id", &maybe)]),
@@ -55,6 +56,14 @@ pub(super) fn all() -> Value {
             ("nexus_version", &maybe), ("last_heartbeat", &free), ("certificate_not_after", &maybe_time), ("last_poll_at", &maybe_time),
             ("available_profiles", &json!({ "type": "array", "items": { "type": "string" }, "description":
                 "The profiles of which it would take a directive soon: it polls for them, or is busy and offers them" }))]),
+        "NewApiToken": shape(&["name", "scope"], &[("name", &text), ("scope", &scope), ("ttl_seconds", &number)]),
+        "CreatedApiToken": shape(&["id", "name", "scope", "token", "expires_at"], &[("id", &text), ("name", &text),
+            ("scope", &scope), ("token", &text), ("expires_at", &time)]),
+        "ApiToken": shape(&["id", "name", "scope", "state", "created_at"], &[("id", &text), ("name", &text), ("scope", &scope),
+            ("state", &json!({ "type": "string", "enum": ["usable", "expired", "revoked"] })), ("created_at", &time),
+            ("expires_at", &maybe_time)]),
+        "Rotation": shape(&[], &[("drop_older", &flag)]),
+        "SigningKeys": shape(&["signs", "verify"], &[("signs", &text), ("verify", &json!({ "type": "array", "items": { "type": "string" } }))]),
         "AuditEvent": shape(&["id", "at", "actor", "action", "subject"], &[("id", &number), ("at", &time),
             ("actor", &text), ("action", &text), ("subject", &text), ("details", &object)]),
     })

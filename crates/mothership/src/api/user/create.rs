@@ -16,7 +16,7 @@ use crate::api::error::ApiResult;
 use crate::api::request;
 use crate::refusal::{Fault, Refusal};
 use crate::secret;
-use crate::store::accounts::User;
+use crate::store::api_tokens::{Scope, User};
 use crate::store::directives::{self, NewDirective};
 use crate::store::{StoreError, Tx, audit, facilities, idempotency};
 
@@ -31,7 +31,7 @@ pub(super) async fn create(
     body: Body,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
     // Looked up before the body is read: only who has a token may send megabytes.
-    app.query(&headers, |_, _| Ok(())).await?;
+    app.query_as(Scope::Run, &headers, |_, _| Ok(())).await?;
     let bytes = request::bytes(body, request::LARGE).await?;
     let key = idempotency_key(&headers)?;
     let fields: Map<String, Value> = request::fields(&bytes)?;

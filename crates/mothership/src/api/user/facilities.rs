@@ -18,7 +18,7 @@ use crate::api::error::ApiResult;
 use crate::api::extract::{Path, Query, number};
 use crate::api::request;
 use crate::refusal::{Fault, Refusal};
-use crate::store::accounts::User;
+use crate::store::api_tokens::User;
 use crate::store::facilities::{self, Facility, NewFacility};
 use crate::store::{StoreError, Tx, audit, territories};
 

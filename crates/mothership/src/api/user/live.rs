@@ -21,12 +21,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::logs::{position, row, shown};
+use super::user;
 use crate::api::App;
+use crate::api::caller;
 use crate::api::error::ApiResult;
 use crate::api::extract::{Path, Query};
 use crate::clock::Micros;
 use crate::hub::DirectiveWatch;
 use crate::refusal::{Fault, Refusal, RefusalKind};
+use crate::store::api_tokens::Scope;
 use crate::store::directives;
 use crate::store::logs::Position;
 use crate::store::logs::read::{self, Rest, Step};
@@ -56,14 +59,10 @@ pub(super) async fn stream(
     // Watched before the first look, so that nothing falls between.
     let changes = app.hub.watch(&id);
     let wanted = id.clone();
-    let account = app
-        .query(&headers, move |conn, user| {
-            row(conn, &user.account_id, &wanted)?;
-            Ok(user.account_id.clone())
-        })
-        .await?;
+    app.query(&headers, move |conn, user| row(conn, &user.account_id, &wanted).map(drop)).await?;
+    let token = caller::bearer(&headers)?.to_owned();
     let (events, receiver) = mpsc::channel(EVENTS);
-    let feed = Feed { app: Arc::clone(&app), account, id, at, state: None, events };
+    let feed = Feed { app: Arc::clone(&app), token, id, at, state: None, events };
     app.tasks.spawn(feed.run(changes));
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive))
@@ -81,7 +80,8 @@ fn begin(headers: &HeaderMap, from: &From) -> Result<Position, Refusal> {
 /// One reader's stream.
 struct Feed {
     app: Arc<App>,
-    account: String,
+    /// Asked about at each look: a token that is revoked shows nothing more.
+    token: String,
     id: String,
     at: Position,
     state: Option<DirectiveState>,
@@ -146,9 +146,13 @@ impl Feed {
     }
 
     async fn look(&self) -> Result<Look, Fault> {
-        let (account, id, at) = (self.account.clone(), self.id.clone(), self.at);
+        let (token, id, at) = (self.token.clone(), self.id.clone(), self.at);
         let (patience, now) = (self.app.log_patience, self.app.store.clock().now());
-        self.app.store.read(move |conn| look(conn, &account, &id, at, patience, now)).await
+        let read = move |conn: &Connection| {
+            let account = user(conn, &token, Scope::Read, now)?.account_id;
+            look(conn, &account, &id, at, patience, now)
+        };
+        self.app.store.read(read).await
     }
 
     /// Sends what is new; an error when the reader is gone.

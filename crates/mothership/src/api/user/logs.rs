@@ -16,7 +16,7 @@ use crate::api::App;
 use crate::api::error::ApiResult;
 use crate::api::extract::{Path, Query, number};
 use crate::refusal::{Fault, Refusal};
-use crate::store::accounts::User;
+use crate::store::api_tokens::User;
 use crate::store::directives::{self, DirectiveRow};
 use crate::store::logs::Position;
 use crate::store::logs::read::{self, Item, Rest, Step};

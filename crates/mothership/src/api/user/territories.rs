@@ -12,6 +12,7 @@ use crate::api::App;
 use crate::api::error::ApiResult;
 use crate::api::extract::{Path, Query};
 use crate::refusal::{Fault, Refusal};
+use crate::store::api_tokens::Scope;
 use crate::store::audit::{self, AuditEvent};
 use crate::store::territories::{self, TerritoryView};
 
@@ -68,7 +69,7 @@ pub(super) async fn enable(
 
 async fn set_disabled(app: &App, headers: &HeaderMap, id: String, disabled: bool) -> ApiResult<Json<TerritoryView>> {
     let mut view = app
-        .change(headers, move |tx, user| {
+        .administer(headers, move |tx, user| {
             if !territories::set_disabled(tx, &user.account_id, &id, disabled)? {
                 return Err(missing());
             }
@@ -87,7 +88,9 @@ pub(super) async fn audit_events(
     headers: HeaderMap,
 ) -> ApiResult<Json<Value>> {
     let (limit, before) = (page.limit()?, page.number()?);
-    let items = app.query(&headers, move |conn, user| Ok(audit::list(conn, &user.account_id, before, limit)?)).await?;
+    let items = app
+        .query_as(Scope::Admin, &headers, move |conn, user| Ok(audit::list(conn, &user.account_id, before, limit)?))
+        .await?;
     let next = next_cursor(&items, limit, |item: &AuditEvent| item.id.to_string());
     Ok(Json(json!({ "audit_events": items, "next_cursor": next })))
 }

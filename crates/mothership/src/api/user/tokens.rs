@@ -15,13 +15,12 @@ use serde_json::{Value, json};
 use super::create::{digest, idempotency_key};
 use super::{Page, actor, next_cursor};
 use crate::api::App;
-use crate::api::caller;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::extract::{Path, Query};
 use crate::api::request;
 use crate::refusal::{Fault, Refusal};
 use crate::secret;
-use crate::store::accounts::User;
+use crate::store::api_tokens::{Scope, User};
 use crate::store::enrollment::EnrollmentToken;
 use crate::store::{Tx, audit, enrollment, idempotency};
 
@@ -45,7 +44,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
-    caller::bearer(&headers)?;
+    app.query_as(Scope::Admin, &headers, |_, _| Ok(())).await?;
     let bytes = request::bytes(body, request::SMALL).await?;
     let once = idempotency_key(&headers)?.map(|key| (key, digest("enrollment_token", &bytes)));
     let wanted: Wanted = request::fields(&bytes)?;
@@ -62,7 +61,7 @@ pub(super) async fn create(
     let id = uuid::Uuid::now_v7().to_string();
     let (recorded, key) = (token.clone(), id.clone());
     let expires_at = app
-        .change(&headers, move |tx, user| {
+        .administer(&headers, move |tx, user| {
             if let Some((once, request)) = &once {
                 refuse_again(tx, user, once, request)?;
                 idempotency::remember(tx, &user.account_id, once, request, &json!({ "id": key }), None)?;
@@ -86,7 +85,7 @@ pub(super) async fn create(
 }
 
 /// An error where a token was made with this Idempotency-Key already.
-fn refuse_again(tx: &Tx<'_>, user: &User, key: &str, request: &[u8; 32]) -> Result<(), Fault> {
+pub(super) fn refuse_again(tx: &Tx<'_>, user: &User, key: &str, request: &[u8; 32]) -> Result<(), Fault> {
     let Some(made) = idempotency::recall(tx, &user.account_id, key, request)? else {
         return Ok(());
     };
@@ -108,7 +107,7 @@ pub(super) async fn list(
     let limit = page.limit()?;
     let now = app.store.clock().now();
     let items = app
-        .query(&headers, move |conn, user| {
+        .query_as(Scope::Admin, &headers, move |conn, user| {
             Ok(enrollment::list(conn, &user.account_id, page.cursor.as_deref(), limit, now)?)
         })
         .await?;
@@ -121,7 +120,7 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> ApiResult<StatusCode> {
-    app.change(&headers, move |tx, user| {
+    app.administer(&headers, move |tx, user| {
         if !enrollment::revoke(tx, &user.account_id, &id)? {
             return Err(Refusal::not_found("there is no such token that could still be used").into());
         }
