@@ -34,7 +34,7 @@ pub use directive::DirectiveCalls;
 pub use error::{CallError, Said};
 pub use reach::Reach;
 pub use retry::Deadline;
-pub use transport::{ClientError, PemIdentity, ProxyChoice, TlsSettings, Trust};
+pub use transport::{ClientError, PemIdentity, Presented, ProxyChoice, TlsSettings, Trust};
 
 use seldom::Seldom;
 use transport::{Fixed, Transport};
@@ -179,10 +179,25 @@ impl Mothership {
         self.inner.transport.reload(tls)
     }
 
+    /// Takes a renewed identity into use for calls that begin from now on; `further_ca` (PEM) is believed too, where
+    /// authorities were named at all.
+    ///
+    /// # Errors
+    /// It cannot be used; the old one stays in force.
+    pub fn take_identity(&self, identity: PemIdentity, further_ca: Option<&[u8]>) -> Result<(), ClientError> {
+        self.inner.transport.take_identity(identity, further_ca)
+    }
+
+    /// The client certificate in use; `None` where there is none.
+    #[must_use]
+    pub fn presented(&self) -> Option<Presented> {
+        self.inner.transport.presented()
+    }
+
     /// When the client certificate in use ends, in Unix seconds; `None` where there is none.
     #[must_use]
     pub fn certificate_expiry(&self) -> Option<i64> {
-        self.inner.transport.certificate_expiry()
+        self.presented().map(|present| present.not_after)
     }
 
     /// The state of reachability that all calls share.

@@ -20,6 +20,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::client::Mothership;
 use crate::config::Config;
+use crate::credentials::renewal::Renewal;
 use crate::directive::report::{MothershipDesk, Reporter};
 use crate::directive::stop::{CANCEL_GRACE, StopSwitch};
 use crate::directive::{Order, SHIP_WITHIN, carry_out};
@@ -154,6 +155,9 @@ pub async fn run(
     background.spawn(beat::health(Arc::clone(&daemon), give_up.clone()));
     background.spawn(beat::facts(Arc::clone(&daemon), give_up.clone()));
     background.spawn(removals::run(Arc::clone(&daemon), give_up.clone()));
+    if let Some(renewal) = Renewal::of(&daemon.engine.config, &daemon.mothership) {
+        background.spawn(renewal.run(give_up.clone()));
+    }
 
     let stop_polling = CancellationToken::new();
     let mut polling = background.spawn(daemon.clone().poll(stop_polling.clone()));
@@ -218,6 +222,7 @@ async fn bring_up(
             drivers: Vec::new(),
             last_contact: None,
             refusal: None,
+            certificate_ended: None,
             heartbeat_interval,
             shutting_down: false,
         }),

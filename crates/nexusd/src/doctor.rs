@@ -10,7 +10,6 @@
 //! Leaves to others: the exit code (1 when [`Report::failed`]), and the sandbox that `bwrap_functional` runs, which is
 //! the driver's own health check.
 
-mod credentials;
 mod facts;
 mod kernel;
 mod mothership;
@@ -22,7 +21,6 @@ mod tests;
 
 use conduits::DriverKind;
 
-pub use credentials::fault;
 pub use facts::Subject;
 pub use report::{Report, Row, State};
 

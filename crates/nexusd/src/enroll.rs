@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use conduits::EnrollToken;
 
-pub(crate) use exchange::causes;
+pub(crate) use exchange::{KeyAndRequest, causes, check_bundle, leaf_of};
 pub use exchange::{KeyKind, platform_name};
 pub use trust::{FirstTrust, TrustError, client_config};
 

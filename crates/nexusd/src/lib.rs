@@ -2,12 +2,13 @@
 //! reports its end.
 //!
 //! Begin reading at [`daemon`], then follow one directive down [`directive`]. [`engine`] holds what is made once;
-//! [`client`], [`logs`] and [`outbox`] are the way back to the mothership; [`config`], [`cli`], [`doctor`], [`enroll`]
-//! and [`observe`] are what an operator touches.
+//! [`client`], [`logs`] and [`outbox`] are the way back to the mothership; [`config`], [`cli`], [`doctor`], [`enroll`],
+//! [`credentials`] and [`observe`] are what an operator touches.
 
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod credentials;
 pub mod daemon;
 pub mod directive;
 pub mod doctor;

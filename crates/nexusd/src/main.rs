@@ -1,13 +1,13 @@
 //! The program: reads the environment and the command line, does what they say, and ends with 0, 1 or 2.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use nexusd::cli::{self, EnrollArgs, Invocation, RunArgs};
-use nexusd::client::{ClientSettings, Mothership, PemIdentity, ProxyChoice, Trust};
+use nexusd::client::{ClientSettings, Mothership, ProxyChoice, TlsSettings};
 use nexusd::config::{Config, ConfigError, ConfigSource, Identity, IdentityError, LogFormat, LogLevel, Platform};
+use nexusd::credentials::{self, UnusableFiles};
 use nexusd::daemon::{self, Reloaded, Start};
 use nexusd::doctor::Subject;
 use nexusd::engine::{self, Surroundings};
@@ -63,8 +63,7 @@ fn main() -> ExitCode {
     match dispatch(invocation) {
         Ok(code) => code,
         Err(error) => {
-            let configuration =
-                error.is::<ConfigError>() || error.is::<IdentityError>() || error.is::<UnreadableFiles>();
+            let configuration = error.is::<ConfigError>() || error.is::<IdentityError>() || error.is::<UnusableFiles>();
             complain(&sentence(&error));
             ExitCode::from(if configuration { USAGE } else { 1 })
         }
@@ -96,7 +95,7 @@ fn dispatch(invocation: Invocation) -> Result<ExitCode> {
             // What matters only when running: enrolment comes after the file is written.
             if let Err(error) = loaded.identity() {
                 complain(&format!("before it can run: {error}"));
-            } else if let Err(error) = Credentials::read(&loaded) {
+            } else if let Err(error) = tls_of(&loaded, &loaded) {
                 complain(&format!("before it can run: {error}"));
             }
             if let Some(beyond) = nexusd::engine::beyond_this_machine(&loaded) {
@@ -118,6 +117,9 @@ async fn start(source: &ConfigSource) -> Result<ExitCode> {
     let identity = config.identity()?;
     let territory = identity.territory_id().map(ToString::to_string).unwrap_or_default();
     let mothership = Mothership::new(&client_settings(&config, &identity)?)?;
+    if let Some(end) = mothership.presented().and_then(|present| credentials::renewal::ended(&present, now())) {
+        tracing::error!("{end}");
+    }
     let around = surroundings(territory, Starts::Many);
     let signals = Signals::new().context("cannot listen to signals")?;
     let began_with = config.clone();
@@ -130,8 +132,8 @@ async fn start(source: &ConfigSource) -> Result<ExitCode> {
 fn reload(source: &ConfigSource, began_with: &Config, log: &LogHandle, mothership: &Mothership) -> Reloaded {
     let reloaded = || -> Result<Config> {
         let config = load(source)?;
-        let identity = config.identity()?;
-        mothership.reload_tls(&client_settings(&config, &identity)?.tls)?;
+        config.identity()?;
+        mothership.reload_tls(&tls_of(&config, began_with)?)?;
         log.set_level(config.log_level)?;
         Ok(config)
     };
@@ -154,13 +156,7 @@ fn reload(source: &ConfigSource, began_with: &Config, log: &LogHandle, mothershi
 fn client_settings(config: &Config, identity: &Identity) -> Result<ClientSettings> {
     let mut settings = ClientSettings::new(config.server_url.to_string());
     settings.user_agent = format!("nexusd/{VERSION}");
-    let credentials = Credentials::read(config)?;
-    if config.tls.insecure_skip_verify {
-        settings.tls.trust = Trust::Anybody;
-    } else if let Some(ca) = credentials.ca {
-        settings.tls.trust = Trust::OnlyCa(ca);
-    }
-    settings.tls.identity = credentials.pair;
+    settings.tls = tls_of(config, config)?;
     if let Identity::Header { territory_id } = identity {
         settings.territory_header = Some(territory_id.clone());
     }
@@ -170,47 +166,13 @@ fn client_settings(config: &Config, identity: &Identity) -> Result<ClientSetting
     Ok(settings)
 }
 
-/// The configured `tls.*` files.
-struct Credentials {
-    ca: Option<Vec<u8>>,
-    pair: Option<PemIdentity>,
+/// The TLS files of `config`, where the daemon keeps its own state as `began_with` says.
+fn tls_of(config: &Config, began_with: &Config) -> Result<TlsSettings, UnusableFiles> {
+    credentials::load(config, &began_with.state_dir(), now())
 }
 
-/// Configured files that cannot be read or used; all of them at once.
-#[derive(Debug)]
-struct UnreadableFiles(Vec<String>);
-
-impl std::fmt::Display for UnreadableFiles {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join("\nnexusd: "))
-    }
-}
-
-impl std::error::Error for UnreadableFiles {}
-
-impl Credentials {
-    fn read(config: &Config) -> Result<Self, UnreadableFiles> {
-        let mut missing = Vec::new();
-        let mut read = |key: &str, path: &Option<PathBuf>| {
-            let path = path.as_ref()?;
-            let text = |error| format!("{key}: cannot read {}: {error} (enrolment writes it)", path.display());
-            std::fs::read(path).map_err(|error| missing.push(text(error))).ok()
-        };
-        let tls = &config.tls;
-        let ca = read("tls.ca_file", &tls.ca_file);
-        let cert = read("tls.client_cert_file", &tls.client_cert_file);
-        let key = read("tls.client_key_file", &tls.client_key_file);
-        if missing.is_empty() {
-            // What the HTTP client would say of them names neither the file nor the mend.
-            missing.extend(doctor::fault(tls));
-        }
-        if missing.is_empty() {
-            let pair = cert.zip(key).map(|(cert_pem, key_pem)| PemIdentity { cert_pem, key_pem });
-            Ok(Self { ca, pair })
-        } else {
-            Err(UnreadableFiles(missing))
-        }
-    }
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
 }
 
 async fn enroll_here(args: &EnrollArgs) -> Result<ExitCode> {

@@ -16,6 +16,7 @@ use reqwest::{StatusCode, Url};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 use super::error::CallError;
 
@@ -138,13 +139,25 @@ pub(super) struct Transport {
 #[derive(Debug)]
 struct Current {
     client: reqwest::Client,
-    certificate_expiry: Option<i64>,
+    tls: TlsSettings,
+    presented: Option<Presented>,
 }
 
 impl Current {
-    fn new(fixed: &Fixed, tls: &TlsSettings) -> Result<Self, ClientError> {
-        Ok(Self { client: build(fixed, tls)?, certificate_expiry: tls.identity.as_ref().and_then(expiry) })
+    fn new(fixed: &Fixed, tls: TlsSettings) -> Result<Self, ClientError> {
+        Ok(Self { client: build(fixed, &tls)?, presented: tls.identity.as_ref().and_then(presented), tls })
     }
+}
+
+/// The client certificate in use; times are Unix seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presented {
+    /// From when on it is valid.
+    pub not_before: i64,
+    /// Until when.
+    pub not_after: i64,
+    /// Its key is an RSA key.
+    pub is_rsa: bool,
 }
 
 /// An answer as it came.
@@ -157,19 +170,33 @@ pub(super) struct RawAnswer {
 
 impl Transport {
     pub(super) fn new(fixed: Fixed, tls: &TlsSettings) -> Result<Self, ClientError> {
-        let current = RwLock::new(Current::new(&fixed, tls)?);
+        let current = RwLock::new(Current::new(&fixed, tls.clone())?);
         Ok(Self { fixed, current })
     }
 
     /// Replaces the TLS identity and trust for all calls that begin from now on.
     pub(super) fn reload(&self, tls: &TlsSettings) -> Result<(), ClientError> {
-        let fresh = Current::new(&self.fixed, tls)?;
+        let fresh = Current::new(&self.fixed, tls.clone())?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
 
-    pub(super) fn certificate_expiry(&self) -> Option<i64> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).certificate_expiry
+    /// Replaces the identity alone, and believes these authorities too where authorities were named at all.
+    pub(super) fn take_identity(&self, identity: PemIdentity, further_ca: Option<&[u8]>) -> Result<(), ClientError> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tls = TlsSettings { identity: Some(identity), ..current.tls.clone() };
+        if let (Trust::OnlyCa(known), Some(further)) = (&mut tls.trust, further_ca)
+            && !known.windows(further.len().max(1)).any(|part| part == further)
+        {
+            known.push(b'\n');
+            known.extend_from_slice(further);
+        }
+        *current = Current::new(&self.fixed, tls)?;
+        Ok(())
+    }
+
+    pub(super) fn presented(&self) -> Option<Presented> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).presented
     }
 
     pub(super) fn url(&self, path: &str) -> String {
@@ -198,11 +225,16 @@ impl Transport {
     }
 }
 
-/// When the leaf's validity ends, in Unix seconds. What cannot be read is no certificate: a server that asks for one says so.
-fn expiry(identity: &PemIdentity) -> Option<i64> {
+/// What the leaf says of itself. What cannot be read is no certificate: a server that asks for one says so.
+fn presented(identity: &PemIdentity) -> Option<Presented> {
     let leaf = CertificateDer::from_pem_slice(&identity.cert_pem).ok()?;
     let (_, parsed) = X509Certificate::from_der(&leaf).ok()?;
-    Some(parsed.validity().not_after.timestamp())
+    let validity = parsed.validity();
+    Some(Presented {
+        not_before: validity.not_before.timestamp(),
+        not_after: validity.not_after.timestamp(),
+        is_rsa: matches!(parsed.public_key().parsed(), Ok(PublicKey::RSA(_))),
+    })
 }
 
 async fn read_bounded(response: &mut reqwest::Response) -> Result<Vec<u8>, CallError> {

@@ -1,4 +1,4 @@
-//! The TLS files: readable, kept to oneself, a pair, in date.
+//! What is wrong with TLS files: readable, kept to oneself, a pair; and from when to when it is valid.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::config::TlsSettings;
 
 /// What the files say; times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Credentials {
+pub(crate) enum Credentials {
     /// None configured.
     None,
     /// A pair in order.
@@ -21,14 +21,14 @@ pub(super) enum Credentials {
     Wrong { what: String, mend: String },
 }
 
-/// What is wrong with the configured files, with the mend; nothing when a daemon can use them.
+/// What is wrong with the files, with the mend; nothing when a daemon can use them.
 #[must_use]
-pub fn fault(tls: &TlsSettings) -> Option<String> {
+pub(super) fn fault(tls: &TlsSettings) -> Option<String> {
     check(tls).err().map(|(what, mend)| format!("{what}; {mend}"))
 }
 
-/// Reads and checks the configured files.
-pub(super) fn read(tls: &TlsSettings) -> Credentials {
+/// Reads and checks the files.
+pub(crate) fn read(tls: &TlsSettings) -> Credentials {
     match check(tls) {
         Ok(credentials) => credentials,
         Err((what, mend)) => Credentials::Wrong { what, mend },

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::Daemon;
 use super::rest::{self, Rest, Seen};
 use crate::client::CallError;
+use crate::credentials::renewal;
 use crate::observe::ready::ReadyFacts;
 
 /// The server may ask for heartbeats this often at most, and this seldom at least.
@@ -170,6 +171,7 @@ impl Daemon {
             drivers,
             last_contact: self.mothership.reach().last_success().map(tokio::time::Instant::into_std),
             refusal: self.mothership.refusal(),
+            certificate_ended: self.mothership.presented().and_then(|present| renewal::ended(&present, renewal::now())),
             heartbeat_interval,
             shutting_down: *self.stopping.borrow(),
         });

@@ -7,11 +7,11 @@ use std::time::Duration;
 use conduits::{DriverKind, SandboxProfile};
 use sandbox::{CgroupLayer, Driver, Drivers, Health};
 
-use super::credentials::{self, Credentials};
 use super::kernel::Kernel;
 use super::mothership::{self, Contact};
 use super::programs::{Ran, VERSION_TIMEOUT, run};
 use crate::config::{Config, ConfigError, ContainerRuntime, Platform};
+use crate::credentials::{self, Credentials, InForce};
 use crate::rootfs::{self, Wanted};
 
 /// Longest wait for a functional check.
@@ -138,7 +138,7 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
         disk_limit,
         root_is_there: config.and_then(|c| c.bwrap.rootfs_path.as_ref()).is_some_and(|root| root.join("usr").is_dir()),
         pinned_root: None,
-        credentials: config.map_or(Credentials::None, |config| credentials::read(&config.tls)),
+        credentials: config.map_or(Credentials::None, |config| credentials::read(&in_force(config).files)),
         contact: Contact::NotAsked("no configuration file".to_owned()),
         now: jiff::Timestamp::now().as_second(),
     };
@@ -232,6 +232,11 @@ async fn contact(config: Option<&Config>, broken: bool) -> Contact {
         None if broken => Contact::NotAsked("the configuration is not valid".to_owned()),
         None => Contact::NotAsked("no configuration file".to_owned()),
     }
+}
+
+/// The TLS files that a daemon of this configuration would use now.
+pub(super) fn in_force(config: &Config) -> InForce {
+    credentials::in_force(config, &config.state_dir(), jiff::Timestamp::now().as_second())
 }
 
 /// Free bytes where `dir` is, or will be made.

@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::client::plain;
 use crate::config::Config;
+use crate::credentials::InForce;
 use crate::enroll::{FirstTrust, causes, client_config};
 
 /// Longest wait for an answer.
@@ -60,11 +61,13 @@ fn client(config: &Config) -> Result<reqwest::Client, String> {
 }
 
 fn with_tls(builder: reqwest::ClientBuilder, config: &Config) -> Result<reqwest::ClientBuilder, String> {
-    let tls = &config.tls;
+    let InForce { files: tls, further_ca } = super::facts::in_force(config);
     if tls.insecure_skip_verify {
         return Ok(builder.tls_danger_accept_invalid_certs(true));
     }
-    let trust = FirstTrust::choose(tls.ca_file.as_deref(), None, None).map_err(|error| error.to_string())?;
+    let trust = FirstTrust::choose(tls.ca_file.as_deref(), None, None)
+        .and_then(|trust| trust.with(further_ca.as_deref()))
+        .map_err(|error| error.to_string())?;
     let Some(mut own) = client_config(&trust).map_err(|error| error.to_string())? else { return Ok(builder) };
     if let (Some(cert), Some(key)) = (&tls.client_cert_file, &tls.client_key_file) {
         // A mothership that demands the certificate in the handshake would refuse us without it. A pair that cannot

@@ -3,13 +3,13 @@
 use conduits::SandboxProfile;
 use sandbox::CgroupLayer;
 
-use super::credentials::Credentials;
 use super::facts::{Container, Facts, PinnedRoot};
 use super::is_built;
 use super::mothership::Contact;
 use super::programs::Ran;
 use super::report::Row;
 use crate::config::{Bridge, Config, ContainerRuntime, Platform};
+use crate::credentials::Credentials;
 
 /// A certificate that ends within this many seconds is worth a warning: renewal should have replaced it.
 const EXPIRES_SOON: i64 = 5 * 86_400;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use sandbox::{CgroupLayer, Health};
 
-use super::credentials::Credentials;
 use super::facts::{Container, Facts, PinnedRoot};
 use super::kernel::Kernel;
 use super::mothership::Contact;
@@ -13,6 +12,7 @@ use super::programs::Ran;
 use super::report::{Report, Row};
 use super::rows::rows;
 use crate::config::{Config, Platform, Surroundings};
+use crate::credentials::Credentials;
 
 fn said(text: &str) -> Ran {
     Ran::Ended { success: true, output: format!("{text}\n") }

@@ -39,14 +39,14 @@ pub enum KeyKind {
 }
 
 /// A private key and the request for its certificate.
-pub(super) struct KeyAndRequest {
+pub(crate) struct KeyAndRequest {
     key: KeyPair,
     csr_pem: String,
 }
 
 impl KeyAndRequest {
     /// Makes both. The subject is the name; a server need not take it over.
-    pub(super) fn make(kind: KeyKind, name: &str) -> Result<Self, rcgen::Error> {
+    pub(crate) fn make(kind: KeyKind, name: &str) -> Result<Self, rcgen::Error> {
         let key = match kind {
             KeyKind::EcdsaP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?,
             KeyKind::Rsa3072 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_3072)?,
@@ -60,16 +60,20 @@ impl KeyAndRequest {
     }
 
     /// The key as PKCS #8 PEM.
-    pub(super) fn key_pem(&self) -> String {
+    pub(crate) fn key_pem(&self) -> String {
         self.key.serialize_pem()
     }
 
+    /// The request as PEM.
+    pub(crate) fn csr_pem(&self) -> &str {
+        &self.csr_pem
+    }
+
     /// The certificate of the answer, if it is one for this very key.
-    pub(super) fn check<'a>(&self, pem: Option<&'a str>) -> Result<&'a str, EnrollError> {
+    pub(crate) fn check<'a>(&self, pem: Option<&'a str>) -> Result<&'a str, EnrollError> {
         let unusable = |why: &str| EnrollError::Unusable(why.to_owned());
         let pem = pem.ok_or_else(|| unusable("it brings no certificate although one was asked for"))?;
-        let first = CertificateDer::pem_slice_iter(pem.as_bytes()).next();
-        let der = first.and_then(Result::ok).ok_or_else(|| unusable("its certificate is not PEM"))?;
+        let der = leaf_of(pem).ok_or_else(|| unusable("its certificate is not PEM"))?;
         let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| unusable("its certificate is damaged"))?;
         let ours = rcgen::PublicKeyData::subject_public_key_info(&self.key);
         if certificate.public_key().raw != ours {
@@ -79,8 +83,13 @@ impl KeyAndRequest {
     }
 }
 
+/// The first certificate of a PEM text.
+pub(crate) fn leaf_of(pem: &str) -> Option<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).next().and_then(Result::ok)
+}
+
 /// The authorities of the answer, if they are PEM certificates.
-pub(super) fn check_bundle(pem: &str) -> Result<&str, EnrollError> {
+pub(crate) fn check_bundle(pem: &str) -> Result<&str, EnrollError> {
     let mut count = 0_usize;
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let damaged = || EnrollError::Unusable("its CA bundle is damaged".to_owned());

@@ -64,18 +64,38 @@ impl FirstTrust {
             (None, None, _) => Ok(Self::System),
         }
     }
+
+    /// The same and, where it is by roots, by those of one more file.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub fn with(self, further: Option<&Path>) -> Result<Self, TrustError> {
+        match (self, further) {
+            (Self::Roots(roots), Some(path)) => {
+                let mut roots = Arc::unwrap_or_clone(roots);
+                add(&mut roots, path)?;
+                Ok(Self::Roots(Arc::new(roots)))
+            }
+            (trust, _) => Ok(trust),
+        }
+    }
 }
 
 /// The certificates of a PEM file as roots.
 fn roots(path: &Path) -> Result<RootCertStore, TrustError> {
-    let unreadable = |why: String| TrustError::Unreadable { path: path.to_path_buf(), why };
     let mut store = RootCertStore::empty();
+    add(&mut store, path)?;
+    if store.is_empty() { Err(TrustError::Empty { path: path.to_path_buf() }) } else { Ok(store) }
+}
+
+fn add(store: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
+    let unreadable = |why: String| TrustError::Unreadable { path: path.to_path_buf(), why };
     let certificates = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
         store.add(certificate).map_err(|error| unreadable(error.to_string()))?;
     }
-    if store.is_empty() { Err(TrustError::Empty { path: path.to_path_buf() }) } else { Ok(store) }
+    Ok(())
 }
 
 /// A TLS client that verifies by `trust` and presents no certificate; `None` for the system's roots, which are

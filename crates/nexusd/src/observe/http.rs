@@ -201,6 +201,7 @@ mod tests {
             drivers: vec![(conduits::DriverKind::Host, Ok(()))],
             last_contact: Some(Instant::now()),
             refusal: None,
+            certificate_ended: None,
             heartbeat_interval: Duration::from_secs(30),
             shutting_down: false,
         };

@@ -16,6 +16,8 @@ pub struct ReadyFacts {
     pub last_contact: Option<Instant>,
     /// What the mothership says while it refuses this territory.
     pub refusal: Option<String>,
+    /// What is to be said of a client certificate that has ended.
+    pub certificate_ended: Option<String>,
     /// The territory heartbeat interval in force.
     pub heartbeat_interval: Duration,
     /// A shutdown is under way.
@@ -23,7 +25,7 @@ pub struct ReadyFacts {
 }
 
 /// `Ok` when directives can be taken on: at least one offered driver is healthy, the mothership answered within three
-/// heartbeat intervals and does not refuse this territory, and no shutdown is under way.
+/// heartbeat intervals and does not refuse this territory, its certificate has not ended, and no shutdown is under way.
 ///
 /// # Errors
 /// Every reason why not, one line each.
@@ -58,6 +60,7 @@ pub fn readiness(facts: &ReadyFacts, now: Instant) -> Result<(), Vec<String>> {
     if let Some(refusal) = &facts.refusal {
         reasons.push(format!("the mothership refuses this territory: {refusal}"));
     }
+    reasons.extend(facts.certificate_ended.clone());
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
@@ -72,6 +75,7 @@ mod tests {
             drivers: vec![(DriverKind::Bwrap, Err("no user namespaces".to_owned())), (DriverKind::Host, Ok(()))],
             last_contact: Some(start),
             refusal: None,
+            certificate_ended: None,
             heartbeat_interval: Duration::from_secs(30),
             shutting_down: false,
         };
@@ -90,6 +94,8 @@ mod tests {
             readiness(&refused, after(0)),
             Err(vec!["the mothership refuses this territory: 401, who?".to_owned()])
         );
+        let ended = ReadyFacts { certificate_ended: Some("it ended".to_owned()), ..good.clone() };
+        assert_eq!(readiness(&ended, after(0)), Err(vec!["it ended".to_owned()]));
         let fresh = ReadyFacts { drivers: Vec::new(), ..good.clone() };
         assert_eq!(readiness(&fresh, after(0)), Err(vec!["no driver has been checked yet".to_owned()]));
         let bad = ReadyFacts {

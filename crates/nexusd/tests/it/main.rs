@@ -12,6 +12,7 @@ mod egress;
 mod endings;
 mod enroll;
 mod hostile_input;
+mod identity;
 mod limits;
 mod logs;
 mod metrics;

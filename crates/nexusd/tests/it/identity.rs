@@ -1,0 +1,4 @@
+//! Enrolled, running, renewed, revoked: a real control plane and real daemons over TLS.
+
+mod bed;
+mod life;
