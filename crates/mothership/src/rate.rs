@@ -168,7 +168,7 @@ impl Drop for Try<'_> {
 }
 
 /// What one host is counted as.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

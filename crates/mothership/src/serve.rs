@@ -252,7 +252,8 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         .map_err(|source| at(&address_file, source))?;
     tasks.spawn(reaper::run(Arc::clone(&store), config.lease_ttl, shutdown.clone()));
     tasks.spawn(tend_keys(Arc::clone(&store), keys, shutdown.clone()));
-    tasks.spawn(server::serve(listener, transport, api::router(app), shutdown.clone()));
+    let proxies = config.trusted_proxies;
+    tasks.spawn(server::serve(listener, transport, proxies, api::router(app), shutdown.clone()));
     Ok(Running { address, url, address_file, first_start, shutdown, tasks, store, hub, _lock: lock })
 }
 

@@ -1,9 +1,10 @@
 //! The listener: accepts, shakes hands, and serves HTTP/1.1 and HTTP/2 on each connection.
 //!
-//! Every wait before a request is complete is bounded, the number of connections too. Who is at the other
+//! Every wait before a request is complete is bounded, the number of connections too, in all and of one address. Who is at the other
 //! end (address, client certificate) is put beside each request as a [`Peer`]; what that is worth is asked
 //! of the store at each request, so a revoked territory is out on its kept-alive connections too.
 
+mod guests;
 pub mod tls;
 mod unread;
 
@@ -16,8 +17,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use conduits::Fingerprint;
+use guests::{Guest, Guests};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -54,9 +57,17 @@ pub enum Transport {
     Plain,
 }
 
-/// Serves `router` on `listener` until `shutdown`, then lets running requests end.
-pub async fn serve(listener: TcpListener, transport: Transport, router: Router, shutdown: CancellationToken) {
+/// Serves `router` on `listener` until `shutdown`, then lets running requests end. Connections of `proxies` are not counted by
+/// their address.
+pub async fn serve(
+    listener: TcpListener,
+    transport: Transport,
+    proxies: Vec<IpNet>,
+    router: Router,
+    shutdown: CancellationToken,
+) {
     let tracker = TaskTracker::new();
+    let guests = Guests::new(CONNECTIONS, proxies);
     let turns = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -65,6 +76,11 @@ pub async fn serve(listener: TcpListener, transport: Transport, router: Router, 
         };
         match accepted {
             Ok((stream, address, turn)) => {
+                let Some(guest) = guests.admit(address.ip()) else {
+                    tracing::debug!(%address, "this address has too many connections");
+                    continue;
+                };
+                let turn = Turn { _turn: turn, guest };
                 tracker.spawn(connection(stream, address, transport.clone(), router.clone(), shutdown.clone(), turn));
             }
             Err(error) => {
@@ -78,6 +94,12 @@ pub async fn serve(listener: TcpListener, transport: Transport, router: Router, 
     if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
         tracing::warn!("some connections were cut at shutdown");
     }
+}
+
+/// A connection's place among all, and among those of its address.
+struct Turn {
+    _turn: OwnedSemaphorePermit,
+    guest: Guest,
 }
 
 async fn accept(
@@ -95,13 +117,14 @@ async fn connection(
     transport: Transport,
     router: Router,
     shutdown: CancellationToken,
-    turn: OwnedSemaphorePermit,
+    mut turn: Turn,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     match transport {
         Transport::Plain => {
+            turn.guest.is_in();
             let peer = Peer { address, certificate: None };
             speak(stream, peer, router, &shutdown).await;
         }
@@ -109,6 +132,7 @@ async fn connection(
             let acceptor = tokio_rustls::TlsAcceptor::from(config);
             match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
+                    turn.guest.is_in();
                     let certificate = stream
                         .get_ref()
                         .1

@@ -83,7 +83,7 @@ pub enum Need {
     Faketime,
     /// OpenSSL's command.
     Openssl,
-    /// nginx, with TLS.
+    /// nginx with its module for JavaScript, where Debian has it.
     Nginx,
     /// tinyproxy.
     Tinyproxy,
@@ -243,7 +243,10 @@ impl Need {
             Self::Systemd => runs("systemd-analyze", &["--version"]),
             Self::Faketime => each_beneath_usr(&[("faketime", &["-f", "+1d", "true"])]),
             Self::Openssl => each_beneath_usr(&[("openssl", &["version"])]),
-            Self::Nginx => each_beneath_usr(&[("nginx", &["-v"])]),
+            Self::Nginx => each_beneath_usr(&[("nginx", &["-v"])]).or_else(|| {
+                let module = Path::new("/usr/lib/nginx/modules/ngx_http_js_module.so");
+                (!module.exists()).then(|| format!("no {}", module.display()))
+            }),
             Self::Tinyproxy => each_beneath_usr(&[("tinyproxy", &["-v"])]),
             Self::Vm => {
                 word_in("/proc/cmdline", "nexus.vm").map(|_| "make test-vm runs it in a machine of its own".to_owned())

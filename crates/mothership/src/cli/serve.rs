@@ -25,6 +25,7 @@ pub enum ServeFailed {
 /// Serves until SIGTERM or SIGINT.
 pub(super) async fn run(data_dir: &Path, args: Serve, log: Option<&str>) -> Result<u8, ServeFailed> {
     log_to_stderr(log);
+    raise_descriptors();
     let config = ServeConfig {
         listen: args.listen,
         tls_names: args.tls_name,
@@ -59,6 +60,16 @@ pub(super) async fn run(data_dir: &Path, args: Serve, log: Option<&str>) -> Resu
     tracing::info!("shutting down");
     running.stop().await;
     Ok(0)
+}
+
+/// Each connection is a descriptor, and the usual limit of 1024 is for programs that wait in select(2).
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Logs to standard error: text for people, JSON for machines.

@@ -1,5 +1,7 @@
 //! Territories and the certificates that prove them.
 
+use std::time::Duration;
+
 use conduits::{Fingerprint, SandboxProfile, code};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
@@ -8,7 +10,7 @@ use serde_json::Value;
 use super::{StoreError, Tx};
 use crate::clock::Micros;
 use crate::hub::Effect;
-use crate::refusal::{Fault, Refusal};
+use crate::refusal::{Fault, Refusal, RefusalKind};
 
 /// Who calls, as the connection or a trusted header says; what it is worth is looked up at each request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,16 +169,36 @@ pub fn create(tx: &Tx<'_>, new: &NewTerritory<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Certificates of one territory that are good at the same time; a daemon has two while it renews.
+const MOST_CERTIFICATES: u32 = 64;
+/// How long one that has ended is remembered, for its owner to be told so.
+const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
+/// When a territory that has too many may come again.
+const COME_AGAIN: Duration = Duration::from_secs(3600);
+
 /// Records a certificate that was issued to a territory.
 ///
 /// # Errors
-/// The store fails.
-pub fn add_certificate(
-    tx: &Tx<'_>,
-    territory: &str,
-    fingerprint: Fingerprint,
-    not_after: Micros,
-) -> Result<(), StoreError> {
+/// 429 where the territory has too many that are good; the store fails.
+pub fn add_certificate(tx: &Tx<'_>, territory: &str, fingerprint: Fingerprint, not_after: Micros) -> Result<(), Fault> {
+    let long_ended = tx.now().minus(REMEMBERED).0;
+    tx.conn().execute(
+        "DELETE FROM certificates WHERE territory_id = ?1 AND not_after <= ?2",
+        params![territory, long_ended],
+    )?;
+    let good: u32 = tx.conn().query_row(
+        "SELECT count(*) FROM certificates WHERE territory_id = ?1 AND not_after > ?2",
+        params![territory, tx.now().0],
+        |row| row.get(0),
+    )?;
+    if good >= MOST_CERTIFICATES {
+        return Err(Refusal::of(
+            RefusalKind::RateLimited(COME_AGAIN),
+            code::RATE_LIMITED,
+            format!("this territory has {good} certificates that are good; use one of them"),
+        )
+        .into());
+    }
     tx.conn().execute(
         "INSERT INTO certificates (fingerprint, territory_id, issued_at, not_after)
          VALUES (?1, ?2, ?3, ?4)",

@@ -212,6 +212,33 @@ async fn a_renewed_certificate_is_the_same_territory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_territory_has_a_bounded_number_of_certificates() {
+    let bed = Bed::tls().await;
+    let territory = bed.territory().await;
+    let (csr, renew) = (json!({ "csr_pem": csr() }), "/territories/renew");
+    for _ in 1..64 {
+        assert_eq!(territory.call(renew, csr.clone()).await.0, StatusCode::OK);
+    }
+    let response = territory.request(renew).json(&csr).send().await.unwrap();
+    assert_eq!(
+        (response.status(), response.headers()["retry-after"].as_bytes()),
+        (StatusCode::TOO_MANY_REQUESTS, &b"3601"[..])
+    );
+    // Those that ended long ago are forgotten, those that ended lately are not.
+    let database = rusqlite::Connection::open(bed.data().join("mothership.db")).unwrap();
+    let ids: Vec<String> = {
+        let mut query = database.prepare("SELECT fingerprint FROM certificates ORDER BY issued_at DESC").unwrap();
+        query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    for old in &ids[..30] {
+        database.execute("UPDATE certificates SET not_after = 1 WHERE fingerprint = ?1", [old]).unwrap();
+    }
+    assert_eq!(territory.call(renew, csr).await.0, StatusCode::OK);
+    let left: u32 = database.query_row("SELECT count(*) FROM certificates", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 64 - 30 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_proxy_may_name_the_certificate() {
     let bed = Bed::with(|config| {
         config.auth = AuthMode::Either;

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod access;
+mod accounts;
+mod agreement;
+mod attacks;
 mod bed;
 mod bounds;
 mod cli;
@@ -10,6 +13,7 @@ mod deleted_facilities;
 mod identity;
 mod leases;
 mod live_logs;
+mod other_client;
 mod process;
 mod restart;
 mod rollover;
