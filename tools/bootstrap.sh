@@ -115,7 +115,7 @@ if [ "$(uname -s)" = Linux ]; then
         want_program openssl openssl
         want_program tinyproxy tinyproxy-bin
         # As with sshd: started by tests alone.
-        [ -x /usr/sbin/nginx ] || [ ! -x /usr/sbin/policy-rc.d ] || wanted_too="$wanted_too nginx-light"
+        [ -e /usr/lib/nginx/modules/ngx_http_js_module.so ] || [ ! -x /usr/sbin/policy-rc.d ] || wanted_too="$wanted_too nginx-light libnginx-mod-http-js"
     fi
     if [ "$purpose" = vm ]; then
         need_command qemu-system-x86_64 qemu-system-x86

@@ -1,4 +1,7 @@
 //! Enrolled, running, renewed, revoked: a real control plane and real daemons over TLS.
 
 mod bed;
+mod edge;
 mod life;
+mod proxy;
+mod secrets;

@@ -15,7 +15,7 @@ use crate::bed::{SOON, nexusd};
 
 /// A control plane and its files.
 pub(crate) struct Mothership {
-    _process: Process,
+    process: Process,
     pub(crate) url: String,
     pub(crate) data: PathBuf,
     client: reqwest::Client,
@@ -30,16 +30,34 @@ pub(crate) fn mothership_program() -> PathBuf {
 
 impl Mothership {
     pub(crate) fn start(dir: &WorkDir, options: &[&str]) -> Self {
+        Self::start_with(dir, options, &[])
+    }
+
+    pub(crate) fn start_with(dir: &WorkDir, options: &[&str], environment: &[(&str, &str)]) -> Self {
         let data = dir.join("mothership");
         let mut command = Command::new(mothership_program());
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).args(options);
+        command.envs(environment.iter().copied());
         let process = Process::start(&mut command);
         let ready = process.wait_for_line(Output::Stdout, "mothership ready on ", SOON);
         let url = ready.rsplit(' ').next().unwrap().to_owned();
         let token = std::fs::read_to_string(data.join("admin-token")).unwrap().trim().to_owned();
         let ca = Certificate::from_pem(&std::fs::read(data.join("ca.pem")).unwrap()).unwrap();
         let client = reqwest::Client::builder().no_proxy().timeout(SOON).tls_certs_only([ca]).build().unwrap();
-        Self { _process: process, url, data, client, token }
+        Self { process, url, data, client, token }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it by SIGABRT; its database and its log, and what it said.
+    pub(crate) fn abort(mut self) -> (Vec<u8>, String) {
+        self.process.signal(Signal::ABORT);
+        self.process.wait(SOON);
+        let file = |name: &str| std::fs::read(self.data.join(name)).unwrap_or_default();
+        let said = self.process.text(Output::Stderr) + &self.process.text(Output::Stdout);
+        ([file("mothership.db"), file("mothership.db-wal")].concat(), said)
     }
 
     /// A call of the user API as the administrator.
@@ -113,29 +131,55 @@ pub(crate) struct Host {
     pub(crate) dir: WorkDir,
     pub(crate) territory: String,
     /// Of `/metrics` and `/readyz`.
-    pub(crate) observed: u16,
+    observed: u16,
+    environment: Vec<(&'static str, String)>,
+}
+
+/// How a host reaches its control plane.
+#[derive(Default)]
+pub(crate) struct Way<'w> {
+    /// Where, if not directly.
+    pub(crate) url: Option<&'w str>,
+    /// Whom it trusts, if not the control plane's own authority.
+    pub(crate) ca_file: Option<&'w Path>,
+    /// Further lines of the configuration.
+    pub(crate) keys: &'w str,
+    /// Of the daemon and of the enrolment.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl Host {
     /// Enrols by the command line, the token on standard input.
-    pub(crate) async fn enrol(mothership: &Mothership, url: &str, keys: &str) -> Self {
+    pub(crate) async fn enrol(mothership: &Mothership, way: Way<'_>) -> Self {
         let dir = WorkDir::new();
         let observed = free_port();
+        let (url, keys) = (way.url.unwrap_or(&mothership.url), way.keys);
+        let ca_file = way.ca_file.map_or_else(|| dir.join("c/ca.pem"), Path::to_path_buf);
         let config = format!(
             "server_url: \"{url}\"\nwork_dir: ./w\nmin_free_bytes: 0\nsupported_sandbox_profiles: [untrusted, host]\n\
              max_concurrent_directives: 4\nobservability: {{enabled: true, listen_addr: \"127.0.0.1:{observed}\"}}\n\
-             tls: {{ca_file: ./c/ca.pem, client_cert_file: ./c/client.pem, client_key_file: ./c/client-key.pem}}\n{keys}"
+             tls: {{ca_file: {}, client_cert_file: ./c/client.pem, client_key_file: ./c/client-key.pem}}\n{keys}",
+            ca_file.display()
         );
         dir.write("config.yaml", config);
-        let mut host = Self { dir, territory: String::new(), observed };
-        host.territory =
-            host.enrol_again(&mothership.enroll_token().await, &[])["territory_id"].as_str().unwrap().to_owned();
+        let mut host = Self { dir, territory: String::new(), observed, environment: way.environment };
+        let first_trust = way.ca_file.map(|file| ["--ca-file".to_owned(), file.display().to_string()]);
+        let options: Vec<&str> = first_trust.iter().flatten().map(String::as_str).collect();
+        let enrolled = host.enrol_again(&mothership.enroll_token().await, &options);
+        host.territory = enrolled["territory_id"].as_str().unwrap().to_owned();
         host
+    }
+
+    /// nexusd with the host's environment.
+    pub(crate) fn nexusd(&self) -> Command {
+        let mut command = nexusd();
+        command.envs(self.environment.iter().cloned());
+        command
     }
 
     /// Enrols with this token; what the line on standard output says.
     pub(crate) fn enrol_again(&self, token: &str, options: &[&str]) -> Value {
-        let mut command = nexusd();
+        let mut command = self.nexusd();
         command.arg("-config").arg(self.config()).args(["--enroll-token-file", "-", "-enroll-out-dir"]);
         command.arg(self.dir.join("c")).args(options).stdin(Stdio::piped());
         let mut process = Process::start(&mut command);
@@ -150,7 +194,7 @@ impl Host {
     }
 
     pub(crate) fn daemon(&self) -> Process {
-        crate::bed::start(&self.dir)
+        crate::bed::start_by(self.nexusd(), &self.dir)
     }
 
     /// What one of the daemon's endpoints answers: status and body.
@@ -171,6 +215,14 @@ impl Host {
     pub(crate) fn renewed(&self) -> PathBuf {
         self.dir.join("w/.nexus/credentials/current")
     }
+}
+
+/// A client with the host's own pair.
+pub(crate) fn as_host(host: &Host, ca: &str) -> reqwest::Client {
+    let pem = format!("{}{}", read(host.dir.join("c/client.pem")), read(host.dir.join("c/client-key.pem")));
+    let ca = Certificate::from_pem(ca.as_bytes()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().timeout(SOON * 2).tls_certs_only([ca]);
+    client.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap()).build().unwrap()
 }
 
 /// Reloads the daemon and waits until it says so.

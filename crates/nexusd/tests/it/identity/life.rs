@@ -7,7 +7,7 @@ use serde_json::json;
 use testkit::wait::until;
 use testkit::{Output, WorkDir, require};
 
-use super::bed::{Host, Mothership, read, reload};
+use super::bed::{Host, Mothership, Way, as_host, read, reload};
 use crate::bed::{SOON, nexusd};
 
 /// Certificates that are due soon after they come (they are dated five minutes back).
@@ -18,7 +18,7 @@ async fn enrolled_renewed_in_the_middle_of_a_directive_and_revoked() {
     require!(Bwrap);
     let dir = WorkDir::new();
     let mothership = Mothership::start(&dir, &DUE_AT_ONCE);
-    let host = Host::enrol(&mothership, &mothership.url, "heartbeat: {interval: 200ms}\n").await;
+    let host = Host::enrol(&mothership, Way { keys: "heartbeat: {interval: 200ms}\n", ..Way::default() }).await;
     let daemon = host.daemon();
     let first = host.expiry().await;
     // It speaks all the time while the certificate is replaced, until it sees that that has happened.
@@ -85,7 +85,7 @@ async fn a_reload_takes_fresh_credentials_over_in_the_middle_of_a_directive() {
     require!(Bwrap);
     let dir = WorkDir::new();
     let mothership = Mothership::start(&dir, &[]);
-    let host = Host::enrol(&mothership, &mothership.url, "heartbeat: {interval: 200ms}\n").await;
+    let host = Host::enrol(&mothership, Way { keys: "heartbeat: {interval: 200ms}\n", ..Way::default() }).await;
     let daemon = host.daemon();
     let first = host.expiry().await;
     let id = mothership.queue("untrusted", "while [ ! -e stop ]; do echo x; sleep 0.02; done").await;
@@ -113,10 +113,7 @@ async fn a_reload_takes_fresh_credentials_over_in_the_middle_of_a_directive() {
 
 /// Renews with the host's own pair, and puts the new one in its place. When it ends, as the control plane shows it.
 async fn renew_by_hand(mothership: &Mothership, host: &Host) -> serde_json::Value {
-    let pem = format!("{}{}", read(host.dir.join("c/client.pem")), read(host.dir.join("c/client-key.pem")));
-    let ca = reqwest::Certificate::from_pem(read(host.dir.join("c/ca.pem")).as_bytes()).unwrap();
-    let client = reqwest::Client::builder().no_proxy().tls_certs_only([ca]);
-    let client = client.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap()).build().unwrap();
+    let client = as_host(host, &read(host.dir.join("c/ca.pem")));
     let key = rcgen::KeyPair::generate().unwrap();
     let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
     let request = client.post(format!("{}/conduits/v1/territories/renew", mothership.url));
@@ -132,7 +129,7 @@ async fn renew_by_hand(mothership: &Mothership, host: &Host) -> serde_json::Valu
 async fn a_certificate_that_has_ended_is_told_with_the_mend_and_the_mend_works() {
     let dir = WorkDir::new();
     let mothership = Mothership::start(&dir, &[]);
-    let host = Host::enrol(&mothership, &mothership.url, "").await;
+    let host = Host::enrol(&mothership, Way::default()).await;
     let ca_key = rcgen::KeyPair::from_pem(&read(mothership.data.join("ca-key.pem"))).unwrap();
     let issuer = rcgen::Issuer::from_ca_cert_pem(&read(mothership.data.join("ca.pem")), ca_key).unwrap();
     let key = rcgen::KeyPair::from_pem(&read(host.dir.join("c/client-key.pem"))).unwrap();
