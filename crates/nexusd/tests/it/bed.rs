@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use conduits::{DirectiveId, FinishedRequest, LogStream};
 use serde_json::{Value, json};
-use testkit::{Output, Process, Stub, StubOptions, WorkDir};
+use testkit::{Endpoint, Fault, Output, Process, Stub, StubOptions, WorkDir};
 
 /// Long enough for a loaded machine; nothing waits for it unless something is wrong.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -36,13 +36,33 @@ impl Bed {
         Self::in_dir(options, dir, &work_dir, &format!("min_free_bytes: 0\n{keys}"), program)
     }
 
+    /// The same, where the first calls of `endpoint` meet a fault already.
+    pub(crate) fn faulty(
+        options: StubOptions,
+        keys: &str,
+        endpoint: Endpoint,
+        fault: Option<Fault>,
+        program: impl FnOnce(&WorkDir) -> Command,
+    ) -> Self {
+        let stub = Stub::start(options);
+        if let Some(fault) = fault {
+            stub.fail(endpoint, fault);
+        }
+        let dir = WorkDir::new();
+        let (work_dir, program) = (dir.join("w"), program(&dir));
+        Self::at(stub, dir, &work_dir, &format!("min_free_bytes: 0\n{keys}"), program)
+    }
+
     /// With a work_dir somewhere else, and whatever it asks to be left free.
     pub(crate) fn with_work_dir(options: StubOptions, work_dir: &Path, keys: &str) -> Self {
         Self::in_dir(options, WorkDir::new(), work_dir, keys, nexusd())
     }
 
     fn in_dir(options: StubOptions, dir: WorkDir, work_dir: &Path, keys: &str, program: Command) -> Self {
-        let stub = Stub::start(options);
+        Self::at(Stub::start(options), dir, work_dir, keys, program)
+    }
+
+    fn at(stub: Stub, dir: WorkDir, work_dir: &Path, keys: &str, program: Command) -> Self {
         let config = format!(
             "server_url: \"{}\"\nterritory_id: t-1\nwork_dir: {}\npoll: {{retry_backoff: 50ms}}\n{keys}",
             stub.url(),

@@ -2,6 +2,7 @@
 
 mod faults;
 pub(crate) mod server;
+mod sessions;
 
 use std::time::{Duration, Instant};
 

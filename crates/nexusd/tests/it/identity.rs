@@ -4,4 +4,5 @@ mod bed;
 mod edge;
 mod life;
 mod proxy;
+mod renewing;
 mod secrets;
