@@ -110,6 +110,7 @@ if [ "$(uname -s)" = Linux ]; then
         want_program podman podman
         # Bears every kind of cgroups; what podman brings by itself does not.
         want_program runc runc
+        want_program newuidmap uidmap
         [ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || wanted_too="$wanted_too netavark"
         want_program faketime faketime
         want_program openssl openssl

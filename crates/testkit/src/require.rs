@@ -81,6 +81,8 @@ pub enum Need {
     Systemd,
     /// libfaketime and its wrapper beneath `/usr`.
     Faketime,
+    /// newuidmap and newgidmap, which give an ordinary user subordinate ids.
+    Subids,
     /// OpenSSL's command.
     Openssl,
     /// nginx with its module for JavaScript, where Debian has it.
@@ -131,6 +133,7 @@ impl Need {
         Self::Pager,
         Self::Systemd,
         Self::Faketime,
+        Self::Subids,
         Self::Openssl,
         Self::Nginx,
         Self::Tinyproxy,
@@ -178,6 +181,7 @@ impl Need {
             Self::Pager => "pager",
             Self::Systemd => "systemd",
             Self::Faketime => "faketime",
+            Self::Subids => "subids",
             Self::Openssl => "openssl",
             Self::Nginx => "nginx",
             Self::Tinyproxy => "tinyproxy",
@@ -242,6 +246,7 @@ impl Need {
             Self::Pager => each_beneath_usr(&[("less", &["--version"])]),
             Self::Systemd => runs("systemd-analyze", &["--version"]),
             Self::Faketime => each_beneath_usr(&[("faketime", &["-f", "+1d", "true"])]),
+            Self::Subids => each_beneath_usr(&[("which", &["newuidmap", "newgidmap"])]),
             Self::Openssl => each_beneath_usr(&[("openssl", &["version"])]),
             Self::Nginx => each_beneath_usr(&[("nginx", &["-v"])]).or_else(|| {
                 let module = Path::new("/usr/lib/nginx/modules/ngx_http_js_module.so");

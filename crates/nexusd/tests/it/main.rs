@@ -7,6 +7,7 @@ mod client;
 mod collecting;
 mod config;
 mod conformance;
+mod containers;
 mod doctor;
 mod egress;
 mod endings;
