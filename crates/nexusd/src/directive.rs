@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use conduits::{DirectiveId, DirectiveSpec, DriverKind, LogStream, SandboxProfile};
+use conduits::{DirectiveId, DirectiveSpec, LogStream, SandboxProfile};
 use jiff::Timestamp;
 use sandbox::{
     Armed, CommandLine, EndedBy, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace, WorkspaceFiles,
@@ -41,7 +41,7 @@ mod summary;
 use admit::Admitted;
 use disk::DiskGuard;
 use ended::Ended;
-use network::Network;
+use network::{Network, ProxyAddress};
 use report::{Begun, Reporter};
 use stop::StopSwitch;
 
@@ -213,9 +213,8 @@ async fn run(
         }
         (Begun::Go, Ok(handle)) => handle,
     };
-    // Not before: the mothership takes no log of what has not started.
-    if admitted.driver == DriverKind::Container && !engine.enforces_network(admitted.driver) {
-        logs.notice(LogStream::Stderr, SOFT_NETWORK).await;
+    if let Some(address) = network.address() {
+        told_of(address, logs).await;
     }
     times.start = order.received.elapsed();
     engine.metrics.directive_started(admitted.driver, times.start);
@@ -243,6 +242,13 @@ async fn run(
     ended.soft_network = !engine.enforces_network(admitted.driver);
     ended.collected = collect::collect(engine, &order.id, admitted, occupied, before, logs, stop).await;
     ended
+}
+
+/// A proxy that the command is only asked to use: that is said, and its credential kept out of the log. Not before the start is
+/// accepted: the mothership takes no log of what has not started.
+async fn told_of(address: &ProxyAddress, logs: &Logs) {
+    logs.hide(&address.secret).await;
+    logs.notice(LogStream::Stderr, SOFT_NETWORK).await;
 }
 
 /// Waits for the command's end, and brings it about when the disk or the log does not allow it to go on; the text then says

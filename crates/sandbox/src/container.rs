@@ -13,10 +13,11 @@
 
 mod args;
 mod explain;
+mod helper;
 mod limits;
+mod look;
 mod podman;
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
@@ -34,12 +35,10 @@ use crate::drivers::Owner;
 use crate::engine::Engine;
 use crate::outlet::Outlet;
 use crate::run::{NetworkPath, PreparedRun, ProxyAttachment, WorkspaceFiles};
-use crate::{
-    CgroupLayer, CommandLine, DriverSettings, Environment, Health, LaunchError, Layers, LimitLayer, Limits,
-    NetworkLayer, RunName, Starts, Workspace, WorkspaceAccess, WorkspaceCwd,
-};
+use crate::{CgroupLayer, DriverSettings, LaunchError, Layers, LimitLayer, NetworkLayer, Starts};
 
 use args::Arguments;
+use helper::Helper;
 use limits::{Ceilings, Own};
 use podman::{Facts, Found, Podman};
 
@@ -51,9 +50,6 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The same where its image is to be fetched before.
 const FETCHED_WITHIN: Duration = Duration::from_secs(15 * 60);
-
-/// How long the trial's command may take.
-const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most processes that there may be, where /proc does not say (proc_sys_kernel(5), pid_max).
 const PID_MAX: u64 = 32_768;
@@ -116,7 +112,7 @@ pub(crate) struct Container {
     /// [`args::LABEL`] of this daemon's containers.
     label: PathBuf,
     /// The helper, as a file that podman can mount.
-    helper: PathBuf,
+    helper: Helper,
     known: Mutex<Option<Known>>,
     /// The image that a container was tried of.
     tried: Mutex<Option<String>>,
@@ -170,8 +166,7 @@ impl Container {
         let variables = container.environment.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
         let environment =
             variables.collect::<Result<_, _>>().map_err(|error| format!("podman's environment: {error}"))?;
-        let helper = own_dir.join("nexus-init");
-        write_helper(&helper).map_err(|error| format!("cannot write {}: {error}", helper.display()))?;
+        let helper = Helper::write(own_dir).map_err(|error| format!("cannot write the helper: {error}"))?;
         Ok(Self {
             podman: Podman { program, environment },
             settings: container,
@@ -183,114 +178,6 @@ impl Container {
             starts: settings.starts,
             stale: Stale::default(),
         })
-    }
-
-    /// Looks at podman and the image anew, and removes what is left of runs that did not end as they should.
-    pub(crate) async fn health(&self, engine: &Engine) -> Health {
-        let mut details = BTreeMap::from([
-            ("program".to_owned(), self.podman.program.display().to_string()),
-            ("image".to_owned(), self.settings.image.clone()),
-        ]);
-        let (version, reason) = match self.look(engine).await {
-            Ok(known) => {
-                details.insert("rootless".to_owned(), known.facts.rootless.to_string());
-                if let Some(image) = &known.image {
-                    details.insert("digest".to_owned(), image.digest.clone());
-                }
-                (format!("podman version {}", known.facts.version), None)
-            }
-            Err(reason) => (engine.version_of(&self.podman.program).await, Some(reason)),
-        };
-        Health { healthy: reason.is_none(), version, reason, details }
-    }
-
-    async fn look(&self, engine: &Engine) -> Result<Known, String> {
-        let earlier = self.known.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // What the host can do stays; which image the name means may change.
-        let facts = match earlier {
-            Some(known) => known.facts,
-            None => {
-                let facts = self.podman.facts(engine).await?;
-                self.note_leftovers(engine).await?;
-                facts
-            }
-        };
-        self.sweep(engine).await;
-        let image = match (self.podman.image(engine, &self.settings.image).await, self.settings.pull) {
-            (Ok(image), _) => Some(image),
-            (Err(error), ImagePull::Never) => return Err(error),
-            (Err(_), ImagePull::Missing | ImagePull::Always) => None,
-        };
-        let known = Known { facts, image };
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
-        if let Some(image) = &known.image
-            && self.is_new(image)
-        {
-            self.trial(engine).await?;
-            *self.tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(image.id.clone());
-        }
-        Ok(known)
-    }
-
-    /// Whether a container of this image has not been tried yet. A single command is its own trial.
-    fn is_new(&self, image: &Found) -> bool {
-        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        self.starts == Starts::Many && tried.as_ref() != Some(&image.id)
-    }
-
-    /// Runs a real container with the arguments of every other, which has nothing but loopback.
-    async fn trial(&self, engine: &Engine) -> Result<(), String> {
-        let place = engine.trial_workspace().map_err(|error| error.to_string())?;
-        let output = sys::pipe::pipe().map_err(|error| error.to_string())?;
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let run = PreparedRun {
-            name: RunName::parse(&engine.trial_name()).map_err(|error| text(&error))?,
-            command: CommandLine::new("/bin/sh", "exit 0").map_err(|error| text(&error))?,
-            cwd: WorkspaceCwd::default(),
-            environment: Environment::default(),
-            workspace: Workspace { host_dir: place, access: WorkspaceAccess::ReadOnly, files: WorkspaceFiles::Its },
-            network: NetworkPath::Isolated,
-            limits: Limits::default(),
-            stdin: None,
-            stdout: output.write.try_clone().map_err(|error| text(&error))?,
-            stderr: output.write,
-            timeout: TRIAL_TIMEOUT,
-        };
-        let armed = self.arm(engine, run).map_err(|error| text(&error))?;
-        let mut handle = armed.start(engine.spawner()).await.map_err(|error| text(&error))?;
-        handle.ready().await.map_err(|error| text(&error))?;
-        handle.release().map_err(|error| text(&error))?;
-        let (_keep, stop) = tokio::sync::watch::channel(None);
-        let exit = handle.wait(stop).await;
-        if exit.code == 0 {
-            return Ok(());
-        }
-        let mut said = String::new();
-        // Whatever could not be read does not change the verdict.
-        std::io::Read::read_to_string(&mut std::fs::File::from(output.read), &mut said).unwrap_or(0);
-        Err(format!("the trial container ended with code {} ({:?}): {}", exit.code, exit.ended, said.trim()))
-    }
-
-    /// What daemons that are gone have left: nobody else uses this label, and the daemon is one of a kind in its folder.
-    async fn note_leftovers(&self, engine: &Engine) -> Result<(), String> {
-        let left = self.podman.labelled(engine, &self.label).await?;
-        if !left.is_empty() {
-            tracing::info!(containers = left.len(), "containers of an earlier nexusd are removed");
-        }
-        self.stale.lock().unwrap_or_else(PoisonError::into_inner).extend(left);
-        Ok(())
-    }
-
-    /// Removes what is left. What cannot be removed now is tried again at the next look.
-    async fn sweep(&self, engine: &Engine) {
-        let stale = std::mem::take(&mut *self.stale.lock().unwrap_or_else(PoisonError::into_inner));
-        if stale.is_empty() {
-            return;
-        }
-        if let Err(error) = self.podman.remove(engine, &stale).await {
-            tracing::warn!(containers = stale.join(" "), error, "containers that are left could not be removed");
-            self.stale.lock().unwrap_or_else(PoisonError::into_inner).extend(stale);
-        }
     }
 
     /// Puts a run together.
@@ -318,7 +205,7 @@ impl Container {
             program: &self.podman.program,
             name: &name,
             label: &self.label,
-            helper: &self.helper,
+            helper: &self.helper.path,
             image: image_ref,
             pull,
             network: route.kind,
@@ -443,16 +330,6 @@ impl Route {
 fn argv(plan: &Arguments<'_>) -> Result<Vec<CString>, LaunchError> {
     let words = args::arguments(plan).into_iter().map(|word| CString::new(word.into_vec()));
     words.collect::<Result<_, _>>().map_err(|error| failed("an argument of podman")(error.into()))
-}
-
-/// The helper as a file that a container's user may execute.
-fn write_helper(path: &Path) -> std::io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o755).open(path)?;
-    file.write_all(guest::HELPER)?;
-    // Whatever the daemon's umask keeps to itself.
-    file.set_permissions(std::fs::Permissions::from_mode(0o755))
 }
 
 /// What the daemon itself is held to.

@@ -34,7 +34,7 @@ pub(super) fn of(
         home: if isolated { WORKSPACE } else { &engine.home },
         private_tmp: isolated,
         proxy: match proxy {
-            Some(ProxyAddress { http, socks }) => ProxyVariables::Url { http, socks },
+            Some(ProxyAddress { http, socks, .. }) => ProxyVariables::Url { http, socks },
             None if isolated => ProxyVariables::Sandbox,
             None => ProxyVariables::None,
         },

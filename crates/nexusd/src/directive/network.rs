@@ -42,6 +42,8 @@ pub struct ProxyAddress {
     pub http: String,
     /// For `ALL_PROXY`.
     pub socks: String,
+    /// What of them nobody else is to read.
+    pub secret: String,
 }
 
 /// Why a run has no way to its network.
@@ -113,8 +115,9 @@ impl Network {
         let policy = EgressPolicy::compile(&admitted.spec.net, &rules, tokio::time::Instant::now())?;
         let Way { coming, path, socket, credential } = way(engine, &policy)?;
         let address = credential.as_ref().zip(coming.port()).map(|(credential, port)| {
-            let at = format!("{}@127.0.0.1:{port}", credential.userinfo());
-            ProxyAddress { http: format!("http://{at}"), socks: format!("socks5h://{at}") }
+            let secret = credential.userinfo();
+            let at = format!("{secret}@127.0.0.1:{port}");
+            ProxyAddress { http: format!("http://{at}"), socks: format!("socks5h://{at}"), secret }
         });
         let (denials, shown) = mpsc::channel(DENIAL_QUEUE);
         let proxy = Proxy::new(ProxyParts {

@@ -77,7 +77,10 @@ impl Drop for Rootless {
         // Files of subordinate ids, which only their owner's podman takes away; root would do, and this is the user's way.
         drop(self.run(&["podman", "unshare", "rm", "-rf", ".local"]));
         // It keeps a process that holds the user's namespace.
-        drop(self.run(&["podman", "system", "migrate"]));
+        let pid = std::fs::read_to_string(self.dir.join("run/libpod/tmp/pause.pid")).unwrap_or_default();
+        if let Some(pid) = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap_or_default();
+        }
     }
 }
 
@@ -122,4 +125,31 @@ async fn without_podman_trusted_is_neither_offered_nor_run() {
     let asked: Vec<_> = polls.iter().map(|poll| poll.body["supported_sandbox_profiles"].clone()).collect();
     assert!(!asked.is_empty() && asked.iter().all(|profiles| *profiles == json!(["untrusted"])), "{asked:?}");
     assert_eq!(bed.run(json!({ "command": "echo ran" })).await.outcome(), ("succeeded", 0, "ran\n"), "the control");
+}
+
+/// /dev/shm, where a run of its own has its state, often executes nothing.
+#[test]
+fn a_run_whose_state_may_not_be_executed() {
+    require!(Root, Podman);
+    let dir = WorkDir::new();
+    let config = format!("supported_sandbox_profiles: [trusted]\ncontainer: {{image: \"{}\"}}\n", Containers::IMAGE);
+    let head = "server_url: \"http://127.0.0.1:1\"\nterritory_id: t\n";
+    let config = dir.write("config.yaml", format!("{head}work_dir: {}\n{config}", dir.join("w").display()));
+    let left = || {
+        let entries = std::fs::read_dir("/tmp").unwrap().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("nexus-helper-")).count()
+    };
+    let before = left();
+    for options in ["remount,bind,noexec", "remount,bind,exec"] {
+        let script = r#"mount -o "$1" /dev/shm && shift && exec "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh", options, env!("CARGO_BIN_EXE_nexusd"), "run", "--config"]);
+        command
+            .arg(&config)
+            .args(["--profile", "trusted", "--", "echo ran"])
+            .envs(Containers::of_tests().environment());
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "ran\n", "{options}: {output:?}");
+    }
+    assert_eq!(left(), before, "the helper's folder stays behind");
 }

@@ -146,6 +146,18 @@ pub(super) const CASES: &[Case] = &[
         }),
     },
     command!("no output", "none", ":", "succeeded", 0, ""),
+    Case {
+        name: "the proxy's credential",
+        promise: "is not in the log",
+        instead: &[],
+        steps: |_| run("env | grep -c nexus: ; echo $HTTP_PROXY | sed 's/.*nexus/nexus/'"),
+        check: Check(|setting, ended| {
+            let shown = ended[0].stdout.lines().last().unwrap_or_default();
+            // The control: there is one, where others could reach the proxy.
+            is("has one", !ended[0].stdout.starts_with('0'), setting == Setting::ContainerHost)?;
+            is("shown", shown.starts_with("nexus:"), false)
+        }),
+    },
     command!("unicode", "as it is", "printf 'grüße 東京 🦀\\n'", "succeeded", 0, "grüße 東京 🦀\n"),
     Case {
         name: "where it starts",
