@@ -81,10 +81,13 @@ pub async fn poll_until(
 ) {
     // A server that knows to hold a poll knows the other additions too: claims that can be asked for again, and release.
     let mut knows_additions = false;
+    let mut lease_ttl = Duration::MAX;
     loop {
         let most = offer().max_claim.min(MOST_PER_POLL);
         let Some(mut free) = free_slots(slots, stop, most).await else { return };
-        let settings = offer();
+        let mut settings = offer();
+        // A lease is counted from here: held for longer, it may be over when it comes.
+        settings.wait = settings.wait.min((lease_ttl / 3).max(FIRST_WAIT));
         if settings.profiles.is_empty() {
             // Nothing can run now: a driver's health may return.
             drop(free);
@@ -108,6 +111,7 @@ pub async fn poll_until(
         }
         let mut wait = pause_after(&polled, settings.backoff);
         let ttl = Duration::from_secs(polled.answer.lease_ttl_seconds);
+        lease_ttl = ttl;
         let mut usable = polled.answer.unusable.is_empty();
         let mut too_many = Vec::new();
         for lease in polled.answer.directives {

@@ -20,3 +20,14 @@ async fn work_is_done_for_a_server_without_the_additions() {
     assert_eq!(bed.ended(id).await.report.status.as_str(), "canceled");
     assert_eq!(bed.stub.violations(), Vec::<String>::new());
 }
+
+/// A lease is counted from the poll that brought it: one that waits for work longer than that would only bring lost ones.
+#[tokio::test]
+async fn a_poll_is_not_held_longer_than_leases_live() {
+    require!(Bwrap);
+    let bed = Bed::with(StubOptions { lease_ttl_seconds: 4, ..StubOptions::full() }, "");
+    assert_eq!(bed.run(json!({"command": "echo first"})).await.outcome(), ("succeeded", 0, "first\n"));
+    // So long that the poll which follows has waited for more than a lease, if it waits on.
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    assert_eq!(bed.run(json!({"command": "echo late"})).await.outcome(), ("succeeded", 0, "late\n"));
+}
