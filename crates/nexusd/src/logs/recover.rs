@@ -34,8 +34,8 @@ pub struct Leftover {
     /// Damaged files beside it.
     pub set_aside: Vec<SetAside>,
     pub(super) dir: PathBuf,
-    pub(super) max_output: u64,
-    pub(super) chunk_bytes: usize,
+    /// `max_output_bytes` and `chunk_bytes` that it had; none where no head of a segment can be read.
+    pub(super) limits: Option<(u64, usize)>,
     pub(super) segments: BTreeMap<u32, Segment>,
     pub(super) next_seq: [u64; 2],
     pub(super) shipped: [u64; 2],
@@ -50,12 +50,21 @@ impl Leftover {
         self.waiting_bytes
     }
 
-    /// Deletes it unshipped (the mothership refuses the directive for good).
+    /// Deletes it unshipped (the mothership refuses the directive for good), but for what was set aside.
     ///
     /// # Errors
     /// The folder cannot be removed.
     pub fn discard(self) -> io::Result<()> {
-        fs::remove_dir_all(&self.dir)
+        if self.set_aside.is_empty() {
+            return fs::remove_dir_all(&self.dir);
+        }
+        for item in fs::read_dir(&self.dir)? {
+            let path = item?.path();
+            if path.extension().is_none_or(|extension| extension != "corrupt") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Chunks that are on disk no more, for they were acknowledged.
@@ -119,13 +128,18 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
             set_aside.push(put_aside(&path, why, scan.segments.get(&id).map_or(0, |segment| segment.len))?);
         }
     }
-    let Some(head) = scan.head else { return Ok(None) };
+    if scan.head.is_none() && set_aside.is_empty() {
+        return Ok(None);
+    }
+    let limits = scan.head.map(|head| {
+        let chunk_bytes = usize::try_from(head.chunk_bytes).unwrap_or(MAX_CHUNK_BYTES);
+        (head.max_output, chunk_bytes.clamp(1, MAX_CHUNK_BYTES))
+    });
     Ok(Some(Leftover {
         directive_id,
         set_aside,
         dir: dir.to_path_buf(),
-        max_output: head.max_output,
-        chunk_bytes: usize::try_from(head.chunk_bytes).unwrap_or(MAX_CHUNK_BYTES).clamp(1, MAX_CHUNK_BYTES),
+        limits,
         segments: scan.segments,
         next_seq: scan.next_seq,
         shipped: scan.shipped,

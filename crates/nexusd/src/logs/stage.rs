@@ -79,9 +79,11 @@ impl Stage {
 
     /// Goes on with what an earlier process left, within the limits that it had.
     pub(super) fn recovered(leftover: Leftover, mut settings: LogSettings) -> io::Result<Self> {
-        settings.max_output_bytes = leftover.max_output;
-        settings.chunk_bytes = leftover.chunk_bytes;
+        if let Some((max_output, chunk_bytes)) = leftover.limits {
+            (settings.max_output_bytes, settings.chunk_bytes) = (max_output, chunk_bytes);
+        }
         settings.overflow = None;
+        let max_output = settings.max_output_bytes;
         let mut stage = Self::new(&leftover.directive_id, settings);
         stage.spool.dir.clone_from(&leftover.dir);
         let mut holding = [false; 2];
@@ -108,7 +110,7 @@ impl Stage {
             }
         }
         stage.damaged |= !leftover.set_aside.is_empty();
-        stage.budget = Budget::resumed(leftover.max_output, leftover.shipped, holding);
+        stage.budget = Budget::resumed(max_output, leftover.shipped, holding);
         stage.at_line_start = [false; 2];
         for ((seen, shipped), held) in stage.seen.iter_mut().zip(leftover.shipped).zip(held) {
             *seen = shipped + held;

@@ -118,6 +118,53 @@ async fn a_damaged_segment_is_set_aside_by_name_and_what_is_good_is_shipped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_spool_of_which_nothing_can_be_read_is_not_called_whole() {
+    let wreck = |dir: &std::path::Path| {
+        for item in std::fs::read_dir(dir).unwrap() {
+            std::fs::write(
+                item.unwrap().path(),
+                "this is no segment, but it is longer than a segment's head is: ".repeat(3),
+            )
+            .unwrap();
+        }
+    };
+    let (bed, _) = killed_and_recovered(false, wreck).await;
+    let found = recover(&bed.spool_root()).unwrap();
+    let aside = found[0].set_aside.clone();
+    assert!(!aside.is_empty() && aside.iter().all(|file| file.path.exists()), "{aside:?}");
+    bed.server.heal();
+    let (tasks, calls) = (TaskTracker::new(), directive(&bed.server));
+    let settings = bed.settings(10_000, 1000);
+    let leftover = found.into_iter().next().unwrap();
+    let logs = Logs::recovered(leftover, calls, settings, &tasks, CancellationToken::new()).unwrap();
+    logs.notice(ERR, "[nexusd] restarted").await;
+    logs.end_of_output(LONG).await;
+    let summary = logs.shipped(LONG).await;
+    assert!(!summary.complete, "what is missing is not said to be there: {summary:?}");
+    assert_eq!(bed.server.stored(ERR), b"[nexusd] restarted\n");
+    drop(logs);
+    tasks.close();
+    tasks.wait().await;
+    assert!(aside.iter().all(|file| file.path.exists()), "what was set aside is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_set_aside_stays_when_nobody_wants_the_log() {
+    let (bed, _) = killed_and_recovered(false, |dir| {
+        let last = last_segment(dir);
+        let len = std::fs::metadata(&last).unwrap().len();
+        use std::os::unix::fs::FileExt as _;
+        std::fs::File::options().write(true).open(&last).unwrap().write_all_at(b"\xff\xff\xff", len / 2).unwrap();
+    })
+    .await;
+    let found = recover(&bed.spool_root()).unwrap();
+    let aside = found[0].set_aside[0].path.clone();
+    found.into_iter().for_each(|leftover| leftover.discard().unwrap());
+    let left: Vec<_> = std::fs::read_dir(aside.parent().unwrap()).unwrap().map(|item| item.unwrap().path()).collect();
+    assert_eq!(left, [aside]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_ring_is_set_aside_by_name_and_the_head_is_shipped() {
     let (bed, out) = killed_and_recovered(true, |dir| {
         use std::os::unix::fs::FileExt as _;
