@@ -15,11 +15,12 @@ async fn jumps_of_the_wall_clock_lose_and_double_nothing() {
     require!(Bwrap, Faketime);
     let mut dice = Dice::announced("clocks");
     let count = figure(8, 60);
-    let (mut bed, clocks) = Bed::with_clocks("clocks", &mut dice, 60).await;
+    // Short, so that the control plane looks for leases that are over while directives run: ten times in a lease.
+    let (mut bed, clocks) = Bed::with_clocks("clocks", &mut dice, 10).await;
     bed.start();
     let (mut restarts, mut kills, first) = (0, 0, usize::try_from(dice.below(4)).unwrap());
     for jump in 0..count {
-        let slow = bed.command(4, 10_000, 1000, "0.2");
+        let slow = bed.command(4, 10_000, 1000, "0.4");
         for number in 0..4 {
             bed.queue(jump + number, &slow).await;
         }
