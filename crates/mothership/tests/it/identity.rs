@@ -212,6 +212,17 @@ async fn a_renewed_certificate_is_the_same_territory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_labels_of_a_token_win_over_those_that_a_host_gives_itself() {
+    let bed = Bed::tls().await;
+    let (_, made) = bed.post("/api/v1/enrollment-tokens", json!({ "labels": { "zone": "a" } })).await;
+    let body = json!({ "enroll_token": made["token"], "labels": { "zone": "b", "rack": "7" }, "csr_pem": csr() });
+    let (status, enrolled) = answer(enroll(&bed, &body)).await;
+    assert_eq!(status, StatusCode::CREATED, "{enrolled}");
+    let (_, shown) = bed.get(&format!("/api/v1/territories/{}", enrolled["territory_id"].as_str().unwrap())).await;
+    assert_eq!(shown["labels"], json!({ "zone": "a", "rack": "7" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_territory_has_a_bounded_number_of_certificates() {
     let bed = Bed::tls().await;
     let territory = bed.territory().await;

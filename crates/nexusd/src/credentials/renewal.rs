@@ -160,8 +160,9 @@ fn due(present: &Presented, jitter: f64) -> i64 {
 /// whose certificates are due when they come is not asked without end.
 fn next_try(renewed: &Result<(), Failed>, left: i64) -> i64 {
     match renewed {
+        // By a clock that is ahead, every certificate has ended.
+        _ if left <= 0 => TELL_EVERY,
         Ok(()) => (left / 20).clamp(1, LONGEST_WAIT),
-        Err(_) if left <= 0 => TELL_EVERY,
         Err(Failed { is_transient: true }) => (left / 100).clamp(1, LONGEST_WAIT),
         Err(Failed { is_transient: false }) => (left / 10).clamp(60, 24 * 3600),
     }
@@ -227,6 +228,7 @@ mod tests {
             (&refused, 0, 3600),
             (&Ok(()), 30 * DAY, 6 * 3600),
             (&Ok(()), 10, 1),
+            (&Ok(()), -5, 3600),
         ] {
             assert_eq!(next_try(outcome, left), expected, "{outcome:?} {left}");
         }

@@ -147,8 +147,11 @@ async fn a_certificate_that_has_ended_is_told_with_the_mend_and_the_mend_works()
     let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(doctor.contains("the certificate ended on 2020-01-31"), "{doctor}");
     // The mend, without a restart.
-    let territory = host.enrol_again(&mothership.enroll_token().await, &["--force"]);
+    let options = ["--force", "-enroll-name", "lab-7", "-enroll-key", "rsa", "-enroll-with-csr=true"];
+    let territory = host.enrol_again(&mothership.enroll_token().await, &options);
     assert_ne!(territory["territory_id"], json!(host.territory));
+    let shown = mothership.get(&format!("/territories/{}", territory["territory_id"].as_str().unwrap())).await;
+    assert_eq!(shown["name"], "lab-7", "{shown:#}");
     reload(&daemon);
     until("a ready daemon", Duration::from_secs(60), || (observed(&host, "/readyz").0 == 200).then_some(()));
 }
