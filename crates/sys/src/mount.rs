@@ -241,13 +241,11 @@ fn make(root: &Path, entry: &Entry) -> Result<(), NamespaceError> {
         Entry::Directory(at) => std::fs::create_dir_all(place(root, at)).map_err(failed("making", at)),
         Entry::Link { at, target } => {
             let place = place(root, at);
-            make_parent(&place)?;
-            std::os::unix::fs::symlink(target, &place).map_err(failed("linking", at))
+            with_parent(&place, || std::os::unix::fs::symlink(target, &place)).map_err(failed("linking", at))
         }
         Entry::File { at, content, mode } => {
             let place = place(root, at);
-            make_parent(&place)?;
-            write(&place, content, *mode).map_err(failed("writing", at))
+            with_parent(&place, || write(&place, content, *mode)).map_err(failed("writing", at))
         }
         Entry::Again { from, at } => {
             let (source, place) = (place(root, from), place(root, at));
@@ -269,11 +267,21 @@ fn place(root: &Path, at: &Path) -> PathBuf {
     root.join(at.strip_prefix("/").unwrap_or(at))
 }
 
+/// Makes what is at `place`; the folder above it where that is missing, as it seldom is.
+fn with_parent(place: &Path, make: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match make() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            place.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            make()
+        }
+        made => made,
+    }
+}
+
+/// A new file; the mask of this thread takes nothing of `mode` but the right of others to write.
 fn write(place: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mut file = std::fs::File::create_new(place)?;
-    file.write_all(content)?;
-    file.set_permissions(std::fs::Permissions::from_mode(mode))
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::File::options().write(true).create_new(true).mode(mode).open(place)?.write_all(content)
 }
 
 impl Entry {

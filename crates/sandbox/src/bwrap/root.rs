@@ -192,10 +192,10 @@ impl Root {
         }
         for name in HOST_ETC {
             let at = Path::new("/etc").join(name);
-            let is_dir = fs::symlink_metadata(&at).is_ok_and(|kind| kind.is_dir());
+            let is_dir = || fs::symlink_metadata(&at).is_ok_and(|kind| kind.is_dir());
             // The operator's certificates are written into the bundle, so that folder must be a copy.
             let as_it_is = settings.ca_bundle.is_none() || *name != "ssl/certs";
-            if large == LargeEtc::Mounted && LARGE_ETC.contains(name) && as_it_is && is_dir {
+            if large == LargeEtc::Mounted && LARGE_ETC.contains(name) && as_it_is && is_dir() {
                 self.put(at.clone(), Item::Mount(at));
             } else {
                 self.copy(&at, MAX_DEPTH)?;
