@@ -30,7 +30,18 @@ impl WallClock {
         command.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1");
         command.env("FAKETIME_TIMESTAMP_FILE", &self.file).env("FAKETIME_NO_CACHE", "1");
         command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
-        // Without it a killed process leaves a file in /dev/shm.
-        command.env("FAKETIME_DISABLE_SHM", "1");
+    }
+}
+
+/// A process that is killed leaves what libfaketime made for it in /dev/shm.
+impl Drop for WallClock {
+    fn drop(&mut self) {
+        for item in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            let name = item.file_name().to_string_lossy().into_owned();
+            let owner = name.strip_prefix("faketime_shm_").or_else(|| name.strip_prefix("sem.faketime_sem_"));
+            if owner.is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists()) {
+                drop(std::fs::remove_file(item.path()));
+            }
+        }
     }
 }
