@@ -94,7 +94,7 @@ pub async fn carry_out(engine: &Engine, order: Order, reporter: &Reporter, stop:
             Err(unplaced) => {
                 let logs = reporter.open_logs(engine, &order.id, None);
                 let ended = unplaced.end(reporter, &logs, stop).await;
-                report(engine, &order, SandboxProfile::Untrusted, ended, reporter, &logs, stop, times).await;
+                report(engine, &order, asked_profile(&order.spec), ended, reporter, &logs, stop, times).await;
             }
         }
     };
@@ -104,6 +104,16 @@ pub async fn carry_out(engine: &Engine, order: Order, reporter: &Reporter, stop:
         // Heartbeats go on until the report is made; losing the lease turns the switch, which ends the line.
         never = reporter.keep(stop) => match never {},
     }
+}
+
+/// The profile that a specification asks for, as far as it says so: one that is refused is counted under it, too.
+fn asked_profile(spec: &Value) -> SandboxProfile {
+    let asked = spec.get("sandbox_profile").and_then(Value::as_str);
+    SandboxProfile::ALL
+        .iter()
+        .copied()
+        .find(|profile| Some(profile.as_str()) == asked)
+        .unwrap_or(SandboxProfile::Untrusted)
 }
 
 /// A directive that never got as far as a sandbox.
@@ -388,4 +398,23 @@ async fn report(
 
 fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_directive_is_counted_under_what_it_asked_for() {
+        use serde_json::json;
+        for (spec, profile) in [
+            (json!({ "sandbox_profile": "trusted" }), SandboxProfile::Trusted),
+            (json!({ "sandbox_profile": "host", "command": 7 }), SandboxProfile::Host),
+            (json!({}), SandboxProfile::Untrusted),
+            (json!({ "sandbox_profile": "none such" }), SandboxProfile::Untrusted),
+            (json!("nonsense"), SandboxProfile::Untrusted),
+        ] {
+            assert_eq!(asked_profile(&spec), profile, "{spec}");
+        }
+    }
 }
