@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use conduits::{DriverKind, InstanceId, SandboxProfile};
 use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, ResolverError, UpstreamError};
 use sandbox::{
-    ContainerNetwork, ContainerSettings, Driver, DriverSettings, Drivers, DriversError, Health, ImagePull, Limit,
-    LimitOrigin, Limits, RootSource, Starts,
+    ContainerSettings, Driver, DriverSettings, Drivers, DriversError, Health, ImagePull, Limit, LimitOrigin, Limits,
+    RootSource, Starts,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -380,10 +380,6 @@ fn container_settings(config: &Config, around: &Surroundings) -> Result<Containe
             PullPolicy::Never => ImagePull::Never,
             PullPolicy::Missing => ImagePull::Missing,
             PullPolicy::Always => ImagePull::Always,
-        },
-        network: match container.network {
-            config::ContainerNetwork::Host => ContainerNetwork::Host,
-            config::ContainerNetwork::Isolated => ContainerNetwork::Isolated,
         },
         run_args: container.run_args.clone(),
         environment: around.container_environment.clone(),

@@ -63,8 +63,6 @@ pub struct ContainerSettings {
     pub image: String,
     /// Whether it may be fetched.
     pub pull: ImagePull,
-    /// Whether containers have a network of their own.
-    pub network: ContainerNetwork,
     /// The operator's further arguments.
     pub run_args: Vec<String>,
     /// What podman needs of the daemon's environment: `HOME`, `XDG_RUNTIME_DIR` and the like.
@@ -96,7 +94,7 @@ impl ImagePull {
 
 /// The network of containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContainerNetwork {
+pub(crate) enum ContainerNetwork {
     /// The host's: the proxy is asked for by variables, and nothing keeps a command from going around it.
     Host,
     /// None but the proxy.

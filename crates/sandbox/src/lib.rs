@@ -35,7 +35,7 @@ pub mod rootfs;
 mod run;
 
 pub use armed::Armed;
-pub use container::{ContainerNetwork, ContainerSettings, ImagePull};
+pub use container::{ContainerSettings, ImagePull};
 pub use cwd::{CwdError, WorkspaceCwd};
 pub use drivers::{Driver, DriverSettings, Drivers, DriversError, Owner, RootSource, Starts};
 pub use environment::{BaseEnvironment, Environment, EnvironmentError, ProxyVariables};

@@ -7,8 +7,9 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
 use super::limits::Ceilings;
+use super::{ContainerNetwork, ImagePull};
+use crate::WorkspaceAccess;
 use crate::run::Selected;
-use crate::{ContainerNetwork, ImagePull, WorkspaceAccess};
 
 /// Where the helper is inside.
 pub(super) const HELPER: &str = "/.nexus-init";

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sandbox::{
-    ContainerNetwork, ContainerSettings, Driver, DriverSettings, EndedBy, ImagePull, LaunchError, Limit, Limits,
-    NetworkPath, ProxyAttachment, Selected, Stop, StopReason, WorkspaceAccess, WorkspaceCwd,
+    ContainerSettings, Driver, DriverSettings, EndedBy, ImagePull, LaunchError, Limit, Limits, NetworkPath,
+    ProxyAttachment, Selected, Stop, StopReason, WorkspaceAccess, WorkspaceCwd,
 };
 use testkit::{Containers, require};
 use tokio::sync::{oneshot, watch};
@@ -21,7 +21,6 @@ fn settings() -> ContainerSettings {
         program: "podman".into(),
         image: Containers::IMAGE.into(),
         pull: ImagePull::Never,
-        network: ContainerNetwork::Isolated,
         run_args: Vec::new(),
         environment: Containers::of_tests().environment(),
     }
