@@ -50,10 +50,14 @@ impl Told {
     /// Allowed by name and not reached.
     pub(super) fn unreached(error: &DialError) -> Self {
         match error {
-            DialError::Denied { .. } => Self::denied(Refusal::new(
-                Reason::DnsDenied,
-                format!("{error}; only the operator can open such a range (egress.allow_private)"),
-            )),
+            DialError::Denied { refusal, .. } => {
+                let remedy = if refusal.class.can_be_opened() {
+                    "only the operator can open such a range (egress.allow_private)"
+                } else {
+                    "no setting opens it"
+                };
+                Self::denied(Refusal::new(Reason::DnsDenied, format!("{error}; {remedy}")))
+            }
             DialError::Alias(refusal) => Self::denied(refusal.clone()),
             DialError::TimedOut { .. }
             | DialError::Lookup(LookupError::TimedOut)
@@ -108,6 +112,7 @@ const fn status_text(status: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::address::{AddressClass, AddressRefusal};
 
     #[test]
     fn a_refusal_says_what_why_and_what_to_add() {
@@ -121,6 +126,21 @@ mod tests {
             body.len()
         );
         assert_eq!(String::from_utf8(Told::denied(refusal).response("a.example:443")).unwrap(), want);
+    }
+
+    /// No operator looks for a setting that does not exist.
+    #[test]
+    fn only_what_a_setting_opens_is_said_to_be_opened_by_one() {
+        let why = |class| {
+            let refusal = AddressRefusal { address: "127.0.0.1".parse().unwrap(), class };
+            Told::unreached(&DialError::Denied { host: "a.example".into(), refusal }).refusal.why
+        };
+        let (opened, closed) = (why(AddressClass::Loopback), why(AddressClass::OwnListener));
+        assert!(
+            opened.ends_with("is loopback; only the operator can open such a range (egress.allow_private)"),
+            "{opened}"
+        );
+        assert!(closed.ends_with("is a listener of the daemon or the mothership; no setting opens it"), "{closed}");
     }
 
     #[test]
