@@ -182,10 +182,10 @@ fn the_operator_opens_a_range_and_nothing_beside_it() {
 fn what_means_this_host_or_everybody_cannot_be_opened() {
     let all = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
     let rules = AddressRules { allow_private: all, ..AddressRules::default() };
-    for opened in ["127.0.0.1", "10.0.0.1", "fe80::1", "169.254.169.254"] {
+    for opened in ["127.0.0.1", "::1", "10.0.0.1", "fe80::1", "169.254.169.254"] {
         assert_eq!(rules.judge(SocketAddr::new(ip(opened), 80)), Ok(()), "{opened}");
     }
-    for closed in ["0.0.0.0", "0.1.2.3", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:0.0.0.0"] {
+    for closed in ["0.0.0.0", "0.1.2.3", "::", "::2", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:0.0.0.0"] {
         assert!(rules.judge(SocketAddr::new(ip(closed), 80)).is_err(), "{closed}");
     }
 }

@@ -57,7 +57,9 @@ pub(super) fn read(ip: Ipv6Addr, nat64: &[Ipv6Net]) -> Carried {
     let octets = ip.octets();
     let last = quad(&octets, 12);
     match groups {
-        // Compatible ::/96 (deprecated) with :: and ::1, which read as 0.0.0.0 and 0.0.0.1;
+        // Loopback has a rule of its own, by which an operator can open it.
+        [0, 0, 0, 0, 0, 0, 0, 1] => Carried::NONE,
+        // Compatible ::/96 (deprecated) with ::, which reads as 0.0.0.0;
         // mapped ::ffff:0:0/96, which the kernel itself turns into IPv4;
         // translated ::ffff:0:0:0/96 (RFC 2765); and the well-known NAT64 prefix (RFC 6052).
         [0, 0, 0, 0, 0, 0, _, _]
