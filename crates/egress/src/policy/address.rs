@@ -169,9 +169,8 @@ impl NamedListeners {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
-    fn contains(&self, ip: IpAddr, port: u16) -> bool {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().any(|listener| listener.port() == port && listener.ip().to_canonical() == ip)
+    fn any(&self, is_it: impl Fn(&SocketAddr) -> bool) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().any(is_it)
     }
 }
 
@@ -204,8 +203,8 @@ pub struct AddressRules {
     pub allow_private: Vec<IpNet>,
     /// Addresses of the host's interfaces, and its gateways.
     pub own_addresses: OwnAddresses,
-    /// Where the daemon and the mothership listen; an unspecified address stands for every
-    /// address of the host.
+    /// Where the daemon and the mothership listen; an address of this host, or an unspecified one, stands
+    /// for every address of the host.
     pub own_listeners: Vec<SocketAddr>,
     /// The same where only a name is known.
     pub named_listeners: NamedListeners,
@@ -239,11 +238,12 @@ impl AddressRules {
     }
 
     fn judge_listener(&self, ip: IpAddr, port: u16) -> Result<(), AddressRefusal> {
+        // What is known by one address of this host may listen on all of them.
         let own = |listener: &SocketAddr| {
-            listener.port() == port
-                && (listener.ip().to_canonical() == ip || (listener.ip().is_unspecified() && self.is_this_host(ip)))
+            let at = listener.ip().to_canonical();
+            listener.port() == port && (at == ip || (self.is_this_host(at) && self.is_this_host(ip)))
         };
-        if self.own_listeners.iter().any(own) || self.named_listeners.contains(ip, port) {
+        if self.own_listeners.iter().any(own) || self.named_listeners.any(own) {
             return Err(AddressRefusal { address: ip, class: AddressClass::OwnListener });
         }
         Ok(())

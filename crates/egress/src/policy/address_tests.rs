@@ -224,6 +224,31 @@ fn own_addresses_and_listeners() {
     }
 }
 
+/// Whoever listens on one address of this host may listen on all of them, and which it is nobody is told.
+#[test]
+fn a_listener_on_this_host_is_refused_on_each_of_its_addresses() {
+    let ports = |listeners: &[&str]| listeners.iter().map(|listener| listener.parse().unwrap()).collect::<Vec<_>>();
+    let named = NamedListeners::default();
+    named.set(ports(&["10.9.9.9:7002"]));
+    let rules = AddressRules {
+        allow_private: ["127.0.0.0/8", "::1/128", "10.0.0.0/8"].map(|range| range.parse().unwrap()).to_vec(),
+        own_addresses: vec![ip("127.0.0.1"), ip("::1"), ip("10.9.9.9")].into(),
+        own_listeners: ports(&["127.0.0.1:7001", "[::ffff:127.0.0.1]:7003", "10.0.0.6:7004"]),
+        named_listeners: named,
+        ..AddressRules::default()
+    };
+    let class =
+        |host: &str, port: u16| rules.judge(format!("{host}:{port}").parse().unwrap()).map_err(|refusal| refusal.class);
+    for host in ["127.0.0.1", "127.0.0.2", "[::1]", "10.9.9.9", "[::ffff:10.9.9.9]"] {
+        for port in [7001, 7002, 7003] {
+            assert_eq!(class(host, port), Err(AddressClass::OwnListener), "{host}:{port}");
+        }
+        assert_eq!(class(host, 7004), Ok(()), "{host}: that listener is another host's");
+        assert_eq!(class(host, 7005), Ok(()), "{host}");
+    }
+    assert_eq!(class("10.0.0.7", 7001), Ok(()), "another host");
+}
+
 /// So is an address that the host was given while a directive runs.
 #[test]
 fn own_addresses_are_judged_as_they_are_now() {
