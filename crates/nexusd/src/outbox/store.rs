@@ -74,11 +74,13 @@ impl Store {
         make_private_dir(&dir).map_err(io("cannot make the outbox"))?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&dir, flags, Mode::empty()).map_err(|e| io("cannot open the outbox")(e.into()))?;
+        let no_slots = aside_unless_file(&dir.join(SLOTS_FILE)).map_err(io("cannot set aside what is no file in"))?;
         let (slots, in_slots) = Slots::open(&dir.join(SLOTS_FILE)).map_err(io("cannot open the slots of"))?;
         rustix::fs::fsync(&fd).map_err(|e| io("cannot sync")(e.into()))?;
         let mut found = scan(&dir, in_slots.entries).map_err(io("cannot list the outbox"))?;
+        found.set_aside.extend(no_slots);
         for (index, bytes, why) in in_slots.damaged {
-            let aside = free_name(&dir, index);
+            let aside = free_name(&dir.join(format!("{SLOTS_FILE}-{index}")));
             fs::write(&aside, bytes).map_err(io("cannot set aside a slot of"))?;
             slots.clear(index).map_err(io("cannot empty a slot of"))?;
             say_damaged(&aside, &why.to_string());
@@ -160,9 +162,8 @@ impl Store {
 
     /// Gone when it returns, though perhaps back after a power cut: then it is sent again, which is harmless.
     pub(super) fn remove(&self, id: &DirectiveId, kind: ReportKind) -> Result<(), OutboxError> {
-        if self.vacate(id, kind)? {
-            return Ok(());
-        }
+        // Of one report both may be there: a file that could not be synced, and what was kept after it.
+        self.vacate(id, kind)?;
         let name = file_name(id, kind);
         match rustix::fs::unlinkat(&self.fd, &name, rustix::fs::AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -182,10 +183,24 @@ fn make_private_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// A name for a damaged slot that no earlier one has.
-fn free_name(dir: &Path, index: usize) -> PathBuf {
-    let mut names = (0_u64..).map(|number| dir.join(format!("{SLOTS_FILE}-{index}-{number}.corrupt")));
-    names.find(|path| !path.exists()).unwrap_or_else(|| dir.join(format!("{SLOTS_FILE}-{index}.corrupt")))
+/// A name for what is damaged that no earlier one has.
+fn free_name(path: &Path) -> PathBuf {
+    let named = |middle: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!("{middle}.corrupt"));
+        PathBuf::from(name)
+    };
+    let mut names = (2_u64..).map(|number| named(&format!(".{number}")));
+    Some(named("")).filter(|first| !first.exists()).or_else(|| names.find(|name| !name.exists())).unwrap_or_default()
+}
+
+/// Sets aside what lies where a file of ours belongs and is none: a folder, a link, a pipe that reading would wait for.
+fn aside_unless_file(path: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => set_aside(path, "it is no file").map(Some),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(None),
+    }
 }
 
 /// What the files and the slots hold, oldest first.
@@ -196,6 +211,12 @@ fn scan(dir: &Path, in_slots: Vec<Entry>) -> io::Result<Found> {
     for item in fs::read_dir(dir)? {
         let item = item?;
         let path = item.path();
+        if matches!(path.extension().and_then(|extension| extension.to_str()), Some("tmp" | "report"))
+            && let Some(aside) = aside_unless_file(&path)?
+        {
+            found.set_aside.push(aside);
+            continue;
+        }
         match path.extension().and_then(|extension| extension.to_str()) {
             // Never renamed, so never sent: the report was not made, and whoever made it did not go on.
             Some("tmp") => fs::remove_file(&path)?,
@@ -239,9 +260,7 @@ fn read_entry(path: &Path) -> Result<Entry, String> {
 }
 
 fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".corrupt");
-    let aside = PathBuf::from(name);
+    let aside = free_name(path);
     fs::rename(path, &aside)?;
     say_damaged(&aside, why);
     Ok(aside)

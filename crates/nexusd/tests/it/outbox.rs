@@ -191,6 +191,24 @@ async fn damaged_files_are_set_aside_by_name_and_stop_nobody() {
     assert_eq!(Outbox::open(home.path().to_path_buf()).unwrap().set_aside.len(), 0, "set aside once");
 }
 
+/// Whatever lies where the slots or a report ought to be, the daemon starts and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_is_set_aside_and_stops_nobody() {
+    let server = Server::start().await;
+    let home = tempfile::tempdir().unwrap();
+    for name in ["slots", "d-2.finished.report", "d-3.started.report.tmp"] {
+        std::fs::create_dir_all(home.path().join(name).join("in it")).unwrap();
+    }
+    let opened = Outbox::open(home.path().to_path_buf()).unwrap();
+    let mut aside = opened.set_aside.clone();
+    aside.sort();
+    let expected = ["d-2.finished.report.corrupt", "d-3.started.report.tmp.corrupt", "slots.corrupt"];
+    assert_eq!(aside, expected.map(|name| home.path().join(name)));
+    let running = run(opened);
+    let delivered = running.outbox.deliver(&directive(&server), finished(3)).await.unwrap();
+    assert!(matches!(delivered, Delivered::Finished(_)), "{delivered:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_takes_nothing_is_an_error_and_nothing_is_sent() {
     let server = Server::start().await;
