@@ -45,6 +45,7 @@ use crate::client::DirectiveCalls;
 
 pub(crate) use checksum::checksum;
 pub use overflow::{Overflow, OverflowFile};
+pub(crate) use recover::clear;
 pub use recover::{Leftover, SetAside, recover};
 pub(crate) use spool::boot_id;
 

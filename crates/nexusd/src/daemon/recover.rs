@@ -143,9 +143,9 @@ impl OfOne {
             log.cancel();
             daemon.outbox.forget(&id).await;
             let spool = daemon.engine.config.state_dir().join("spool").join(id.as_str());
-            if let Err(error) = tokio::fs::remove_dir_all(&spool).await
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
+            let dir = spool.clone();
+            let cleared = tokio::task::spawn_blocking(move || logs::clear(&dir)).await;
+            if let Err(error) = cleared.unwrap_or_else(|error| Err(error.into())) {
                 warn!(spool = %spool.display(), %error, "the spool of a lease that is over stays behind");
             }
         }

@@ -1,7 +1,8 @@
 //! After a kill, a crash or a power cut: what lies in the spools, and where each goes on.
 //!
-//! Promises: of a last record that was torn only itself is dropped, never a good one; a segment that is damaged anywhere else
-//! is set aside as `<name>.corrupt` with an error that names it, and the good records before the damage are still shipped.
+//! Promises: of a last record that was torn only itself is dropped, never a good one; a segment that is damaged in any other way
+//! is set aside as `<name>.corrupt` with an error that names it, and the good records before the damage are still shipped. What
+//! was set aside is known at every later start, until the end of its directive is told.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,10 +13,18 @@ use conduits::DirectiveId;
 
 use super::MAX_CHUNK_BYTES;
 use super::segment::{HEAD_BYTES, Head, RECORD_HEAD_BYTES, RecordHead};
-use super::spool::{Segment, longest_record};
+use super::spool::Segment;
 
 /// Longest segment that is read: a full one and the record that filled it, with room.
 const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Bytes that are looked through at most for a record behind damage.
+const MOST_CHECKED: u64 = 64 * 1024 * 1024;
+
+/// What damaged files are called.
+const SET_ASIDE: &str = "corrupt";
+/// And once the directive was leased again: the log of the new lease does not lack what they held.
+const OF_AN_EARLIER_LEASE: &str = "corrupt-earlier";
 
 /// A file that could not be used and was renamed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +40,7 @@ pub struct SetAside {
 pub struct Leftover {
     /// Whose output it is.
     pub directive_id: DirectiveId,
-    /// Damaged files beside it.
+    /// Damaged files beside it, of this start and of earlier ones.
     pub set_aside: Vec<SetAside>,
     pub(super) dir: PathBuf,
     /// `max_output_bytes` and `chunk_bytes` that it had; none where no head of a segment can be read.
@@ -60,7 +69,7 @@ impl Leftover {
         }
         for item in fs::read_dir(&self.dir)? {
             let path = item?.path();
-            if path.extension().is_none_or(|extension| extension != "corrupt") {
+            if !has_extension(&path, SET_ASIDE) && !has_extension(&path, OF_AN_EARLIER_LEASE) {
                 fs::remove_file(path)?;
             }
         }
@@ -103,10 +112,37 @@ pub fn recover(spool_root: &Path) -> io::Result<Vec<Leftover>> {
     Ok(found)
 }
 
+/// Makes room for a new lease of a directive: its spool goes, but for what was set aside. Blocking.
+///
+/// # Errors
+/// Something of it cannot be removed.
+pub(crate) fn clear(dir: &Path) -> io::Result<()> {
+    let listing = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        listing => listing?,
+    };
+    for item in listing {
+        let path = item?.path();
+        if has_extension(&path, SET_ASIDE) {
+            fs::rename(&path, free_name(&path.with_extension(""), OF_AN_EARLIER_LEASE))?;
+        } else if !has_extension(&path, OF_AN_EARLIER_LEASE) {
+            fs::remove_file(path)?;
+        }
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed,
+    }
+}
+
 fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Leftover>> {
-    let mut ids = Vec::new();
+    let (mut ids, mut set_aside) = (Vec::new(), Vec::new());
     for item in fs::read_dir(dir)? {
-        let name = item?.file_name();
+        let item = item?;
+        if has_extension(&item.path(), SET_ASIDE) {
+            set_aside.push(SetAside { path: item.path(), why: "it was set aside at an earlier start".to_owned() });
+        }
+        let name = item.file_name();
         let id = name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|digits| digits.parse::<u32>().ok());
         ids.extend(id);
     }
@@ -120,11 +156,12 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
         waiting: [0; 2],
         waiting_bytes: 0,
     };
-    let mut set_aside = Vec::new();
     let newest = ids.last().copied();
     for id in ids {
         let path = super::spool::segment_path(dir, id);
-        if let Err(why) = scan.segment(id, &path, Some(id) == newest)? {
+        // One that cannot be read (a folder, another's file) is damaged like any other.
+        let read = scan.segment(id, &path, Some(id) == newest).unwrap_or_else(|error| Err(error.to_string()));
+        if let Err(why) = read {
             set_aside.push(put_aside(&path, why, scan.segments.get(&id).map_or(0, |segment| segment.len))?);
         }
     }
@@ -213,7 +250,7 @@ impl Scan {
         segment.len += record.whole_len();
     }
 
-    /// The end of what can be read. In the newest segment that is a torn record, unless more follows than one record can be.
+    /// The end of what can be read: in the newest segment a torn record, or else damage.
     fn broken_at(
         &self,
         path: &Path,
@@ -222,15 +259,41 @@ impl Scan {
         chunk_bytes: usize,
         newest: bool,
     ) -> io::Result<Result<(), String>> {
-        let stated = RecordHead::decode(rest, chunk_bytes).map(|record| record.whole_len());
-        let more_follows = stated.is_some_and(|len| len < rest.len() as u64);
-        if !newest || more_follows || rest.len() as u64 > longest_record(chunk_bytes) {
+        if !newest || !is_torn(rest, chunk_bytes) {
             return Ok(Err(format!("a record at byte {at} is damaged")));
         }
         tracing::info!(file = %path.display(), bytes = rest.len(), "a torn record at the end of a spool is dropped");
         File::options().write(true).open(path)?.set_len(at as u64)?;
         Ok(Ok(()))
     }
+}
+
+/// Whether these last bytes, which are no whole record, are the beginning of one: what a kill in the middle of writing leaves.
+/// Whatever else they may be, they are not thrown away.
+fn is_torn(rest: &[u8], chunk_bytes: usize) -> bool {
+    if rest.len() < RECORD_HEAD_BYTES {
+        return true;
+    }
+    let longer = RecordHead::decode(rest, chunk_bytes).is_some_and(|record| record.whole_len() > rest.len() as u64);
+    longer && !holds_a_record(rest, chunk_bytes)
+}
+
+/// Whether a whole record begins anywhere behind the first byte: then the length before it is what is damaged.
+fn holds_a_record(rest: &[u8], chunk_bytes: usize) -> bool {
+    // Output may be made to look like heads of records, each of which costs a checksum.
+    let mut checked = 0;
+    for at in 1..rest.len().saturating_sub(RECORD_HEAD_BYTES) {
+        let from = rest.get(at..).unwrap_or_default();
+        let Some(head) = RecordHead::decode(from, chunk_bytes).filter(|head| head.whole_len() <= from.len() as u64)
+        else {
+            continue;
+        };
+        checked += head.whole_len();
+        if checked > MOST_CHECKED || whole_record(from, chunk_bytes).is_some() {
+            return true;
+        }
+    }
+    false
 }
 
 /// The record at the beginning of `bytes`, if it is there whole.
@@ -243,9 +306,7 @@ fn whole_record(bytes: &[u8], chunk_bytes: usize) -> Option<RecordHead> {
 
 /// Renames a damaged segment and puts its good beginning, if any, in its place.
 fn put_aside(path: &Path, why: String, good: u64) -> io::Result<SetAside> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".corrupt");
-    let aside = PathBuf::from(name);
+    let aside = free_name(path, SET_ASIDE);
     fs::rename(path, &aside)?;
     if good > 0 {
         let mut from = File::open(&aside)?.take(good);
@@ -253,6 +314,28 @@ fn put_aside(path: &Path, why: String, good: u64) -> io::Result<SetAside> {
     }
     tracing::error!(file = %aside.display(), why, "a damaged spool file was set aside; the log of its directive has a gap");
     Ok(SetAside { path: aside, why })
+}
+
+/// A name beside `path` that no earlier file has.
+pub(super) fn set_aside_name(path: &Path) -> PathBuf {
+    free_name(path, SET_ASIDE)
+}
+
+fn free_name(path: &Path, extension: &str) -> PathBuf {
+    let named = |middle: String| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!("{middle}.{extension}"));
+        PathBuf::from(name)
+    };
+    let first = named(String::new());
+    if !first.exists() {
+        return first;
+    }
+    (2_u32..).map(|number| named(format!(".{number}"))).find(|name| !name.exists()).unwrap_or(first)
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
 }
 
 fn max_each([a, b]: [u64; 2], [c, d]: [u64; 2]) -> [u64; 2] {

@@ -383,8 +383,3 @@ pub(crate) fn boot_id() -> [u8; 16] {
         text.trim().parse::<uuid::Uuid>().map_or([0; 16], uuid::Uuid::into_bytes)
     })
 }
-
-/// The longest record: a full chunk with its head.
-pub(super) fn longest_record(chunk_bytes: usize) -> u64 {
-    (chunk_bytes + RECORD_HEAD_BYTES) as u64
-}

@@ -102,7 +102,7 @@ impl Stage {
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    let aside = path.with_extension("ring.corrupt");
+                    let aside = super::recover::set_aside_name(&path);
                     std::fs::rename(&path, &aside)?;
                     tracing::error!(file = %aside.display(), %error, "held output cannot be read: it is set aside, and the log has a gap");
                     stage.damaged = true;

@@ -63,6 +63,43 @@ async fn a_run_that_was_cut_off_is_reported_with_all_that_it_had_printed() {
     assert_eq!(bed.stub.violations(), Vec::<String>::new());
 }
 
+/// Its lease is over and another is given before what was left of the first is told: what was set aside of it stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_set_aside_outlives_another_lease_of_its_directive() {
+    require!(Bwrap);
+    let mut bed = Bed::new();
+    bed.stub.fail(Endpoint::LogChunk, Fault::always(FaultKind::Status(503, None)));
+    let id = bed
+        .queue(json!({"command": "seq 1 5000; touch printed; while [ ! -e go ]; do sleep 0.05; done; echo $$ > two"}));
+    let facility = bed.dir.join(format!("w/f-{id}"));
+    let spool = bed.dir.join(format!("w/.nexus/spool/{id}"));
+    let began = Instant::now();
+    let segment = spool.join("00000001.seg");
+    // All that was printed lies in the spool: 23,893 bytes.
+    while std::fs::metadata(&segment).map_or(0, |file| file.len()) < 23_893 {
+        assert!(began.elapsed() < SOON, "it never printed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bed.daemon.signal(Signal::KILL);
+    bed.daemon.wait(SOON);
+    let damaged = std::fs::read(&segment).unwrap();
+    let damaged: Vec<u8> =
+        damaged.into_iter().enumerate().map(|(at, byte)| if at == 9000 { !byte } else { byte }).collect();
+    std::fs::write(&segment, &damaged).unwrap();
+    bed.daemon = start(&bed.dir);
+    assert!(spool.join("00000001.seg.corrupt").exists());
+    std::fs::write(facility.join("go"), "").unwrap();
+    bed.stub.requeue(&id);
+    drop(bed.daemon.wait_for_line(testkit::Output::Stderr, "leased a directive that runs here again", SOON));
+    bed.stub.mend(Endpoint::LogChunk);
+    let ended = bed.ended(id).await;
+    assert_eq!(ended.report.status.as_str(), "succeeded");
+    assert_eq!(ended.report.artifacts_manifest["log"]["complete"], true, "the new lease's log lacks nothing");
+    let kept: Vec<_> = std::fs::read_dir(&spool).unwrap().map(|item| item.unwrap().path()).collect();
+    let same = kept.iter().any(|path| std::fs::read(path).unwrap() == damaged);
+    assert!(same, "what was set aside is gone: {kept:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_never_began_is_given_back_and_runs_after_the_restart() {
     require!(Bwrap);

@@ -117,6 +117,100 @@ async fn a_damaged_segment_is_set_aside_by_name_and_what_is_good_is_shipped() {
     assert!(kept.len() == 1 && kept[0].to_str().unwrap().ends_with(".seg.corrupt"), "{kept:?}");
 }
 
+/// What lies in the spool of a log of three short lines of which none was taken.
+async fn three_lines_left(damage: impl FnOnce(&std::path::Path)) -> Bed {
+    let bed = Bed::new().await;
+    bed.server.always("/log_chunks", Fault::Status(503, None, ""));
+    let logs = bed.logs(bed.settings(2_000_000, 1000));
+    for line in ["first", "second", "third"] {
+        logs.notice(ERR, line).await;
+    }
+    let begun = Instant::now();
+    while logs.summary().stream(ERR).bytes < 19 {
+        assert!(begun.elapsed() < LONG, "{:?}", logs.summary());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bed.cancel.cancel();
+    bed.tasks.close();
+    bed.tasks.wait().await;
+    damage(&bed.spool_root().join("d-1"));
+    bed
+}
+
+/// Whatever a kill cannot have left is set aside, however short it is: good records may follow it.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_a_short_spool_is_not_taken_for_a_torn_record() {
+    use std::os::unix::fs::FileExt as _;
+    let put = |at: u64, byte: u8| {
+        move |dir: &std::path::Path| {
+            let file = std::fs::File::options().write(true).open(last_segment(dir)).unwrap();
+            file.write_all_at(&[byte], at).unwrap();
+        }
+    };
+    let (head, record) = (80, 24);
+    let second = head + record + 6;
+    let last_byte = second + record + 7 + record + 6 - 1;
+    for (what, at, byte, good) in [
+        ("a length that is too long", second, 200, "first\n"),
+        ("a length that no record has", second + 3, 200, "first\n"),
+        ("a stream that there is not", head + 4, 9, ""),
+        ("a byte of the last line", last_byte, b'X', "first\nsecond\n"),
+    ] {
+        let bed = three_lines_left(put(at, byte)).await;
+        let found = recover(&bed.spool_root()).unwrap();
+        assert_eq!(found[0].set_aside.len(), 1, "{what}");
+        let aside = std::fs::metadata(&found[0].set_aside[0].path).unwrap();
+        assert_eq!(aside.len(), last_byte + 1, "{what}: it is kept whole");
+        let summary = ship_leftovers(&bed, found).await;
+        assert!(!summary.complete, "{what}: {summary:?}");
+        let shown = String::from_utf8(bed.server.stored(ERR)).unwrap();
+        assert!(shown.starts_with(good) && !shown.contains("third"), "{what}: {shown:?}");
+    }
+}
+
+/// Killed once more before the end was told: what was set aside by the first start is still missing from the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_an_earlier_start_found_is_known_to_the_next() {
+    let flip = |dir: &std::path::Path| {
+        use std::os::unix::fs::FileExt as _;
+        let last = last_segment(dir);
+        std::fs::File::options().write(true).open(last).unwrap().write_all_at(b"\xff\xff\xff", 5000).unwrap();
+    };
+    let (bed, _) = killed_and_recovered(false, flip).await;
+    drop(recover(&bed.spool_root()).unwrap());
+    let summary = ship_leftovers(&bed, recover(&bed.spool_root()).unwrap()).await;
+    assert!(!summary.complete, "{summary:?}");
+
+    let (bed, _) = killed_and_recovered(true, |dir| std::fs::write(dir.join("stdout.ring"), "no ring").unwrap()).await;
+    for start in ["the first", "the second"] {
+        let leftover = recover(&bed.spool_root()).unwrap().remove(0);
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let logs =
+            Logs::recovered(leftover, directive(&bed.server), bed.settings(1, 1), &tasks, cancel.clone()).unwrap();
+        assert!(!logs.summary().complete, "{start}");
+        cancel.cancel();
+        tasks.close();
+        tasks.wait().await;
+        assert!(bed.spool_root().join("d-1/stdout.ring.corrupt").exists(), "{start}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_in_the_place_of_a_segment_is_set_aside() {
+    let (bed, _) = killed_and_recovered(false, |dir| {
+        let last = last_segment(dir);
+        std::fs::remove_file(&last).unwrap();
+        std::fs::create_dir(&last).unwrap();
+    })
+    .await;
+    let found = recover(&bed.spool_root()).unwrap();
+    assert_eq!(found.len(), 1, "a spool that is not told of is not shipped");
+    assert!(found[0].set_aside[0].path.to_str().unwrap().ends_with(".seg.corrupt"));
+    let summary = ship_leftovers(&bed, found).await;
+    assert!(!summary.complete, "{summary:?}");
+    assert_eq!(bed.server.stored(ERR), b"[nexusd] restarted\n");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_of_which_nothing_can_be_read_is_not_called_whole() {
     let wreck = |dir: &std::path::Path| {
