@@ -20,7 +20,7 @@ use conduits::LogStream;
 
 use super::LogCounters;
 use super::queue::Backlog;
-use super::segment::{HEAD_BYTES, Head, RECORD_HEAD_BYTES, TRUNCATED, encode_record};
+use super::segment::{HEAD_BYTES, Head, TRUNCATED, encode_record};
 
 /// A segment is closed beyond this length.
 const SEGMENT_BYTES: u64 = 1024 * 1024;
