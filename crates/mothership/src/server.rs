@@ -5,6 +5,7 @@
 //! of the store at each request, so a revoked territory is out on its kept-alive connections too.
 
 mod guests;
+mod quiet;
 pub mod tls;
 mod unread;
 
@@ -21,6 +22,7 @@ use guests::{Guest, Guests};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use ipnet::IpNet;
+use quiet::Quiet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,7 +34,7 @@ use tower::ServiceExt as _;
 const CONNECTIONS: usize = 4096;
 /// A TLS handshake's time.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The time for a request's head, and for an idle connection to send the next one.
+/// The time for a request's head, and for an idle connection to send the first one and the next one.
 const HEAD: Duration = Duration::from_secs(75);
 /// How long connections may finish what they do after a shutdown was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -157,7 +159,10 @@ where
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(64);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64).keep_alive_interval(Duration::from_secs(30));
+    let quiet = Quiet::new();
+    let requests = quiet.clone();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let under_way = requests.request();
         let router = router.clone();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
@@ -170,7 +175,7 @@ where
             if let Some(body) = body {
                 body.drain().await;
             }
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(under_way.until_sent(response))
         }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -181,8 +186,72 @@ where
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = quiet.lasts(HEAD) => {
+            tracing::debug!("a connection was quiet for too long");
+            connection.as_mut().graceful_shutdown();
+            // A request that came at the last moment is still answered.
+            match tokio::time::timeout(DRAIN, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Bytes;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+    fn spoken() -> (DuplexStream, tokio::task::JoinHandle<()>) {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let slowly = || async {
+            tokio::time::sleep(3 * HEAD).await;
+            let last = tokio_stream::once(Ok::<_, Infallible>(Bytes::from_static(b"at last")));
+            Body::from_stream(last)
+        };
+        let slow_body = || async {
+            let (pieces, body) = tokio::sync::mpsc::channel(1);
+            TaskTracker::new().spawn(async move {
+                tokio::time::sleep(3 * HEAD).await;
+                pieces.send(Ok::<_, Infallible>(Bytes::from_static(b"at last"))).await
+            });
+            Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(body))
+        };
+        let router = Router::new().route("/slow", get(slowly)).route("/live", get(slow_body));
+        let peer = Peer { address: ([127, 0, 0, 1], 1).into(), certificate: None };
+        let served =
+            TaskTracker::new().spawn(async move { speak(theirs, peer, router, &CancellationToken::new()).await });
+        (ours, served)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_let_go() {
+        for said in [&b""[..], b"G", b"PRI * HTTP", b"GET / HTTP/1.1\r\nhost: x\r\n", HELLO, &HELLO[..24]] {
+            let (mut client, served) = spoken();
+            client.write_all(said).await.unwrap();
+            let ended = tokio::time::timeout(HEAD + DRAIN + Duration::from_secs(1), served).await;
+            assert!(ended.is_ok(), "after {:?}", String::from_utf8_lossy(said));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_answer_is_not_quiet() {
+        for path in ["/slow", "/live"] {
+            let (mut client, _served) = spoken();
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains("at last"), "{path}: {answer}");
+        }
     }
 }
