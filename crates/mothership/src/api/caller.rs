@@ -1,6 +1,6 @@
 //! Who calls: the territory behind a connection or header, the bearer of a token, the address that is counted.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{HeaderMap, header};
 use conduits::{Fingerprint, code, headers};
@@ -59,17 +59,21 @@ pub fn bearer(request: &HeaderMap) -> Result<&str, Refusal> {
 #[must_use]
 pub fn counted_address(trusted: &[IpNet], peer: &Peer, request: &HeaderMap) -> IpAddr {
     let mut nearest = peer.address.ip().to_canonical();
-    let hops = text(request, "x-forwarded-for").unwrap_or_default();
-    for hop in hops.rsplit(',') {
+    // A proxy may add its line below those that came: together they are one list (RFC 9110, section 5.3).
+    let lines = request.get_all("x-forwarded-for").iter().rev();
+    for hop in lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(',')) {
         if !is_trusted(trusted, nearest) {
             break;
         }
-        match hop.trim().parse() {
-            Ok(address) => nearest = address,
-            Err(_) => break,
-        }
+        let Some(address) = hop_address(hop.trim()) else { break };
+        nearest = address;
     }
     nearest
+}
+
+/// The address of a hop; some proxies name its port, too.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|hop| hop.ip()))
 }
 
 fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
@@ -137,6 +141,9 @@ mod tests {
         assert_eq!(counted("192.0.2.1:1", "1.1.1.1"), "192.0.2.1");
         assert_eq!(counted("10.0.0.1:1", "1.1.1.1, 2.2.2.2, 10.0.0.2"), "2.2.2.2");
         assert_eq!(counted("10.0.0.1:1", "garbage"), "10.0.0.1");
+        assert_eq!(counted("10.0.0.1:1", "2.2.2.2:443"), "2.2.2.2");
+        let lines = request(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")]);
+        assert_eq!(counted_address(&trusted, &peer("10.0.0.1:1"), &lines).to_string(), "2.2.2.2");
     }
 
     #[test]
