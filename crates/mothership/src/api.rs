@@ -11,6 +11,7 @@ pub mod extract;
 pub mod keys;
 pub mod openapi;
 pub mod request;
+pub mod turns;
 pub mod user;
 
 use std::sync::Arc;
@@ -21,7 +22,6 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use conduits::code;
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +34,7 @@ use crate::serve::AuthMode;
 use crate::store::Store;
 use crate::tickets::Tickets;
 use crate::token::Keyring;
+use turns::Turns;
 
 /// What handlers work with.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ pub struct App {
     /// How long a territory's certificate is good.
     pub client_lifetime: Duration,
     /// Turns to read an enrolment, which comes from anybody.
-    pub enroll_bodies: Semaphore,
+    pub enroll_bodies: Turns,
     /// Failed enrolments by address.
     pub enroll_failures: FailureLimit,
     /// Ends held requests.

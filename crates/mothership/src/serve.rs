@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::turns::Turns;
 use crate::api::{self, App};
 use crate::ca::{Authority, CLIENT_LIFETIME, CaError};
 use crate::clock::Clock;
@@ -39,6 +39,8 @@ const TEND_KEYS: Duration = Duration::from_secs(6 * 60 * 60);
 const LOG_PATIENCE: Duration = Duration::from_secs(75);
 /// Enrolments that are read at once: strangers can make this process hold so many bodies and no more.
 const ENROLL_BODIES: usize = 128;
+/// Those of one address: being slow must not keep everybody else from enrolling.
+const ENROLL_BODIES_OF_ONE: usize = 32;
 /// The name of the API token that the first start makes.
 const ADMIN_TOKEN_NAME: &str = "admin";
 
@@ -243,7 +245,7 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
         lease_ttl: config.lease_ttl,
         log_patience: config.log_patience,
         client_lifetime: config.client_lifetime,
-        enroll_bodies: Semaphore::new(ENROLL_BODIES),
+        enroll_bodies: Turns::new(ENROLL_BODIES, ENROLL_BODIES_OF_ONE),
         enroll_failures: FailureLimit::new(config.enroll_failures_per_hour),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),

@@ -1,6 +1,7 @@
 //! What large requests and large results meet: a bound, and the answer of the protocol.
 
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -9,7 +10,7 @@ use hyper::body::Frame;
 use reqwest::{StatusCode, Version};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -77,8 +78,8 @@ async fn strangers_are_read_a_bounded_number_at_a_time() {
     let head =
         "POST /conduits/v1/territories/enroll HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
     let mut strangers = JoinSet::new();
-    for _ in 0..129 {
-        let mut stranger = TcpStream::connect(bed.running.as_ref().unwrap().address()).await.unwrap();
+    for number in 0..129_u8 {
+        let mut stranger = connect_from(&bed, 1 + number / 26).await;
         stranger.write_all(head.as_bytes()).await.unwrap();
         // Whose turn it is is asked for the body.
         strangers.spawn(async move {
@@ -96,6 +97,50 @@ async fn strangers_are_read_a_bounded_number_at_a_time() {
     assert!(next(300).await.is_err());
     drop(read);
     next(9_000).await.expect("its turn has come").unwrap().unwrap();
+}
+
+async fn connect_from(bed: &Bed, host: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::new(127, 0, 2, host), 0).into()).unwrap();
+    socket.connect(bed.running.as_ref().unwrap().address()).await.unwrap()
+}
+
+/// Bodies that do not come hold turns of their own address, and nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_to_enrol_keeps_nobody_else_from_it() {
+    let bed = Bed::dev().await;
+    let head =
+        "POST /conduits/v1/territories/enroll HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+    let mut slow = JoinSet::new();
+    for _ in 0..140 {
+        let mut stranger = connect_from(&bed, 1).await;
+        stranger.write_all(head.as_bytes()).await.unwrap();
+        slow.spawn(async move {
+            let mut first = [0; 12];
+            stranger.read_exact(&mut first).await.unwrap();
+            assert_eq!(&first, b"HTTP/1.1 100");
+            stranger
+        });
+    }
+    let mut held = Vec::new();
+    for _ in 0..32 {
+        held.push(timeout(Duration::from_secs(9), slow.join_next()).await.unwrap().unwrap().unwrap());
+    }
+    assert!(timeout(Duration::from_secs(5), bed.territory()).await.is_ok(), "another address enrols at once");
+    drop(held);
+    timeout(Duration::from_secs(9), slow.join_next()).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enrolment_whose_body_is_too_large_is_a_failure() {
+    let bed = Bed::dev().await;
+    let url = format!("{}/conduits/v1/territories/enroll", bed.url());
+    for _ in 0..10 {
+        // Whether the answer is read before the connection ends is not what matters here.
+        bed.client(None).post(&url).body("x".repeat(300_000)).send().await.ok();
+    }
+    let again = bed.client(None).post(&url).body("{}").send().await.unwrap();
+    assert_eq!(again.status(), StatusCode::TOO_MANY_REQUESTS);
 }
 
 #[tokio::test(flavor = "multi_thread")]

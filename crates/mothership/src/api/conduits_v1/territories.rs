@@ -44,18 +44,18 @@ pub(super) async fn enroll(
     if let Some(wait) = app.enroll_failures.kept_out(address) {
         return Err(rate_limited(wait).into());
     }
-    let turn = tokio::time::timeout(TURN, app.enroll_bodies.acquire()).await;
-    let Ok(Ok(turn)) = turn else { return Err(busy().into()) };
+    let turn = tokio::time::timeout(TURN, app.enroll_bodies.take(address)).await;
+    let Ok(Some(turn)) = turn else { return Err(busy().into()) };
     // Before the try is counted: what is counted must be decided soon.
-    let bytes = request::bytes(body, request::SMALL).await?;
+    let bytes = request::bytes(body, request::SMALL).await;
     drop(turn);
     let attempt = app.enroll_failures.begin(address).await.map_err(rate_limited)?;
-    let enrolled = match request::parse(&bytes) {
+    let enrolled = match bytes.and_then(|bytes| request::parse(&bytes)) {
         Ok(request) => enroll_once(&app, request).await,
         Err(refusal) => Err(refusal.into()),
     };
     match &enrolled {
-        Err(ApiError::Refused(refusal)) if refusal.kind == RefusalKind::Invalid => {
+        Err(ApiError::Refused(refusal)) if matches!(refusal.kind, RefusalKind::Invalid | RefusalKind::TooLarge) => {
             tracing::warn!(%address, code = refusal.code, "an enrolment failed");
             drop(attempt);
         }
