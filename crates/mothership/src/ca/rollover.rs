@@ -74,6 +74,14 @@ pub fn next_key(dir: &Path) -> Result<[u8; 32], CaError> {
     Ok(parse(&Paths::of(dir).next)?.key_sha256)
 }
 
+/// SHA-256 of the key of the authority that signs.
+///
+/// # Errors
+/// It cannot be read.
+pub fn present_key(dir: &Path) -> Result<[u8; 32], CaError> {
+    Ok(parse(&Paths::of(dir).certificate)?.key_sha256)
+}
+
 /// Makes the next authority.
 ///
 /// # Errors

@@ -210,7 +210,11 @@ pub(super) enum Ca {
         force: bool,
     },
     /// Trust the authority before this one no more from the next start on
-    Retire,
+    Retire {
+        /// Even where territories have no certificate of this one yet: they must then enrol anew
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

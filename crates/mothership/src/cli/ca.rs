@@ -7,6 +7,7 @@ use super::args::Ca;
 use super::terminal::{line, note};
 use crate::ca::CaError;
 use crate::ca::rollover::{self, Stage};
+use crate::clock::Clock;
 use crate::serve::directory;
 use crate::store::{StoreError, authorities, look_beside};
 
@@ -27,6 +28,11 @@ pub enum CaFailed {
         "{0} territories have not been given the next authority, and would have to enrol anew: {1}; wait until they have renewed (each does within 20 days; the mothership must have been restarted after `ca prepare`), disable them, or switch all the same with --force"
     )]
     Strangers(usize, String),
+    /// Some territories would be locked out.
+    #[error(
+        "{0} territories have no certificate of the authority that signs now, and would have to enrol anew: {1}; wait until they have renewed (each does within 20 days; the mothership must have been restarted after `ca switch`), disable them, or retire it all the same with --force"
+    )]
+    LeftBehind(usize, String),
 }
 
 pub(super) fn run(dir: &Path, command: Ca) -> Result<u8, CliError> {
@@ -40,8 +46,8 @@ pub(super) fn run(dir: &Path, command: Ca) -> Result<u8, CliError> {
             switch(dir, force)?;
             "the next authority signs; restart the mothership, wait for 30 days, then `mothership ca retire`"
         }
-        Ca::Retire => {
-            rollover::retire(dir).map_err(CaFailed::from)?;
+        Ca::Retire { force } => {
+            retire(dir, force)?;
             "the authority before this one is trusted no more; restart the mothership"
         }
     };
@@ -56,15 +62,20 @@ fn status(dir: &Path) -> Result<&'static str, CliError> {
         Stage::Prepared => "prepared",
         Stage::Switched => "switched",
     })?;
-    if stage == Stage::Prepared {
-        for (name, id) in strangers(dir)? {
-            line(&format!("{id} {name}"))?;
-        }
+    let unready = match stage {
+        Stage::Settled => Vec::new(),
+        Stage::Prepared => strangers(dir)?,
+        Stage::Switched => left_behind(dir)?,
+    };
+    for (name, id) in unready {
+        line(&format!("{id} {name}"))?;
     }
     Ok(match stage {
         Stage::Settled => "one authority is trusted; `mothership ca prepare` makes the next one",
         Stage::Prepared => "two are trusted; the territories above do not know the next one yet",
-        Stage::Switched => "two are trusted; `mothership ca retire` ends that, 30 days after the switch",
+        Stage::Switched => {
+            "two are trusted; the territories above have no certificate of the one that signs; `mothership ca retire` ends that, 30 days after the switch"
+        }
     })
 }
 
@@ -72,19 +83,41 @@ fn switch(dir: &Path, force: bool) -> Result<(), CliError> {
     if rollover::stage(dir) == Stage::Prepared && !force {
         let strangers = strangers(dir)?;
         if !strangers.is_empty() {
-            let named: Vec<String> =
-                strangers.iter().take(NAMED).map(|(name, id)| format!("{name:?} ({id})")).collect();
-            return Err(CaFailed::Strangers(strangers.len(), named.join(", ")).into());
+            return Err(CaFailed::Strangers(strangers.len(), named(&strangers)).into());
         }
     }
     rollover::switch(dir).map_err(CaFailed::from)?;
     Ok(())
 }
 
+fn retire(dir: &Path, force: bool) -> Result<(), CliError> {
+    if rollover::stage(dir) == Stage::Switched && !force {
+        let left_behind = left_behind(dir)?;
+        if !left_behind.is_empty() {
+            return Err(CaFailed::LeftBehind(left_behind.len(), named(&left_behind)).into());
+        }
+    }
+    rollover::retire(dir).map_err(CaFailed::from)?;
+    Ok(())
+}
+
+fn named(territories: &[(String, String)]) -> String {
+    let named: Vec<String> = territories.iter().take(NAMED).map(|(name, id)| format!("{name:?} ({id})")).collect();
+    named.join(", ")
+}
+
 fn strangers(dir: &Path) -> Result<Vec<(String, String)>, CaFailed> {
     let next = rollover::next_key(dir)?;
     match look_beside(&dir.join(directory::DATABASE))? {
-        Some(conn) => Ok(authorities::strangers(&conn, &next)?),
+        Some(conn) => Ok(authorities::strangers(&conn, &next, Clock::start().now())?),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn left_behind(dir: &Path) -> Result<Vec<(String, String)>, CaFailed> {
+    let present = rollover::present_key(dir)?;
+    match look_beside(&dir.join(directory::DATABASE))? {
+        Some(conn) => Ok(authorities::left_behind(&conn, &present, Clock::start().now())?),
         None => Ok(Vec::new()),
     }
 }

@@ -10,7 +10,7 @@ use super::StoreError;
 
 /// The migrations in order; the number of a migration is its place plus one. Never edit one that was released:
 /// append.
-const MIGRATIONS: &[&str] = &[INITIAL, FORGETTABLE, DROPPED, REMOVED, SCOPED, AUTHORITIES];
+const MIGRATIONS: &[&str] = &[INITIAL, FORGETTABLE, DROPPED, REMOVED, SCOPED, AUTHORITIES, SIGNS];
 
 /// The first schema.
 ///
@@ -212,6 +212,12 @@ CREATE TABLE authorities (
     key_sha256 BLOB PRIMARY KEY,
     handed_out_since INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+/// Since when an authority signs: certificates from before that are its predecessor's. Where it is not known yet, the next
+/// start says that it is from then on.
+const SIGNS: &str = "
+ALTER TABLE authorities ADD COLUMN signs_since INTEGER;
 ";
 
 /// Brings the database to this program's version.

@@ -85,7 +85,13 @@ async fn an_authority_follows_another_and_nobody_is_locked_out() {
     let fresh_token = bed.enroll_token().await;
     let pin = |token: &str| token.rsplit('.').next().unwrap().to_owned();
     assert_ne!(pin(&old_token), pin(&fresh_token), "a token names the authority that signs");
+    // It would be locked out: its certificate is the old authority's.
+    let (code, _, why) = ca(&bed, &["retire"]).await;
+    assert!(code == Some(1) && why.contains("1 territories") && why.contains("host-1"), "{why}");
+    let (_, status, _) = ca(&bed, &["status"]).await;
+    assert!(status.starts_with("switched\n") && status.contains("host-1"), "{status}");
     let second = overlapping.renewed(&bed).await;
+    assert_eq!(ca(&bed, &["status"]).await.1, "switched\n");
     assert_eq!(ca(&bed, &["retire"]).await.0, Some(0));
     restart(&mut bed).await;
     assert_eq!(second.beats(&bed).await.unwrap(), StatusCode::OK);
@@ -108,6 +114,22 @@ async fn a_switch_by_force_is_the_operator_s_to_decide() {
     assert!(held.beats(&bed).await.is_err());
     // The mend.
     assert_eq!(Held::enrolled(&bed).await.beats(&bed).await.unwrap(), StatusCode::OK);
+    // Who was left behind is the operator's to decide here, too.
+    assert_eq!(ca(&bed, &["retire"]).await.0, Some(1));
+    assert_eq!(ca(&bed, &["retire", "--force"]).await.0, Some(0));
+}
+
+/// A host that is gone without having been disabled holds nothing up: it must enrol anew anyway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_certificates_have_ended_is_not_waited_for() {
+    let mut bed = Bed::with(|config| config.client_lifetime = std::time::Duration::ZERO).await;
+    Held::enrolled(&bed).await;
+    ca(&bed, &["prepare"]).await;
+    restart(&mut bed).await;
+    assert_eq!(ca(&bed, &["status"]).await.1, "prepared\n");
+    assert_eq!(ca(&bed, &["switch"]).await.0, Some(0));
+    restart(&mut bed).await;
+    assert_eq!(ca(&bed, &["retire"]).await.0, Some(0));
 }
 
 /// Copies of a running mothership's directory, as the operating guide says to make them, are a whole backup.
