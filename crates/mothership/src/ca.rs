@@ -30,6 +30,8 @@ pub use csr::CsrError;
 /// How far certificates are dated back.
 const BACKDATED: Duration = Duration::from_secs(5 * 60);
 const DAY: u64 = 24 * 60 * 60;
+/// How long before its end the operator is told: a change of authorities takes months where hosts are away.
+const TOLD_BEFORE: Duration = Duration::from_secs(365 * DAY);
 /// Lifetime of the authority's own certificate.
 const CA_LIFETIME: Duration = Duration::from_secs(3650 * DAY);
 /// Lifetime of a server certificate: under what clients take, and renewed long before.
@@ -167,6 +169,22 @@ impl Authority {
     /// SHA-256 of each trusted authority's SubjectPublicKeyInfo.
     pub fn trusted_keys(&self) -> impl Iterator<Item = [u8; 32]> {
         std::iter::once(self.key_sha256).chain(self.others.iter().map(|other| other.key_sha256))
+    }
+
+    /// What its operator is to be told of the end of the authority, at `now`; nothing while it is far.
+    #[must_use]
+    pub fn ending(&self, now: SystemTime) -> Option<String> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate).ok()?;
+        let end = parsed.validity().not_after.timestamp();
+        let now = i64::try_from(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()).unwrap_or(i64::MAX);
+        let date = Micros(end.saturating_mul(1_000_000)).rfc3339();
+        if end <= now {
+            Some(format!("the certificate authority ended on {date}: hosts cannot enrol; see `mothership ca --help`"))
+        } else if end.saturating_sub_unsigned(TOLD_BEFORE.as_secs()) <= now {
+            Some(format!("the certificate authority ends on {date}: begin the next one with `mothership ca prepare`"))
+        } else {
+            None
+        }
     }
 
     /// SHA-256 of the authority's SubjectPublicKeyInfo: what enrolment tokens carry.
@@ -324,4 +342,19 @@ fn refuse_exposed(path: &Path) -> Result<(), CaError> {
 #[cfg(not(unix))]
 fn refuse_exposed(_: &Path) -> Result<(), CaError> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_authority_is_told_a_year_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::load_or_create(dir.path()).unwrap();
+        let in_days = |days: u64| authority.ending(SystemTime::now() + Duration::from_secs(days * DAY));
+        assert_eq!((in_days(0), in_days(3284)), (None, None));
+        assert!(in_days(3286).is_some_and(|text| text.contains(" ends on 20")));
+        assert!(in_days(3651).is_some_and(|text| text.contains(" ended on 20")));
+    }
 }

@@ -7,7 +7,7 @@ pub mod listen;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
@@ -215,6 +215,7 @@ pub async fn start(config: ServeConfig) -> Result<Running, ServeError> {
     let clock = Clock::start();
     let hub = Arc::new(Hub::default());
     let authority = Arc::new(Authority::load_or_create(dir)?);
+    tell_the_end(&authority);
     let store = Arc::new(Store::open(&dir.join(directory::DATABASE), Arc::clone(&hub), clock)?);
     let (first_start, keys) = first_things(&store, dir).await?;
     let ttl = config.lease_ttl;
@@ -364,6 +365,12 @@ fn transport(
     Ok(Transport::Tls(Arc::new(tls)))
 }
 
+fn tell_the_end(authority: &Authority) {
+    if let Some(text) = authority.ending(SystemTime::now()) {
+        tracing::warn!("{text}");
+    }
+}
+
 /// Replaces the server's certificate now and then, until shutdown.
 async fn renew(
     authority: Arc<Authority>,
@@ -377,6 +384,7 @@ async fn renew(
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(RENEW_SERVER_CERTIFICATE) => {}
         }
+        tell_the_end(&authority);
         let renewed = authority
             .server(&names, &addresses)
             .map_err(ServeError::from)
