@@ -13,14 +13,18 @@ use crate::stream::Stream;
 use crate::wire::host::Destination;
 use crate::wire::socks::{self, Reply, SocksError};
 
-/// The client went away or took too long; there is nobody to tell.
+/// The client went away; there is nobody to tell.
 struct Gone;
 
 impl Session {
     pub(super) async fn socks5(&mut self, deadline: Instant) {
         let handshake = tokio::time::timeout_at(deadline, self.socks5_handshake());
-        let Ok(Ok(Some(to))) = handshake.await else { return };
-        self.socks5_connect(to).await;
+        match handshake.await {
+            Ok(Ok(Some(to))) => self.socks5_connect(to).await,
+            Ok(Ok(None) | Err(Gone)) => {}
+            // No reply says that; an attempt it was all the same.
+            Err(_) => drop(Attempt::unreadable(&self.shared, Method::Socks5, "", Reason::Other)),
+        }
     }
 
     /// Everything up to the request; `None` once the client has been refused.

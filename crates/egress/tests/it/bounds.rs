@@ -150,6 +150,9 @@ async fn a_slow_header_block_is_cut_after_ten_seconds() {
     let (answer, silent, socks) = tokio::join!(drip, silent.rest(), socks.rest());
     assert_eq!(refusal(&answer).0, 408, "{answer}");
     assert_eq!((silent, socks), (vec![], vec![]));
+    let mut lines = bed.end().await.lines();
+    lines.sort();
+    assert_eq!(lines, ["HTTP :0 deny OTHER", "SOCKS5 :0 deny OTHER"]);
     assert!(
         began.elapsed() > Duration::from_secs(9) && began.elapsed() < Duration::from_secs(15),
         "{:?}",
