@@ -19,6 +19,10 @@ pub(crate) const PORT: u16 = 9080;
 /// How long socat may take to listen.
 const SOCAT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long socat keeps a connection of which one side has ended, in seconds. By itself it waits half of one for an
+/// answer; the proxy has a bound for silence, and that is the one to count.
+const SOCAT_HALF_CLOSED: &str = "86400";
+
 /// How often it is looked at.
 const SOCAT_STEP: i32 = 2;
 
@@ -52,7 +56,7 @@ fn socat(program: &[u8], path: &[u8]) -> Result<i32, (Step, Errno)> {
     let string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
     let listen = format!("TCP-LISTEN:{PORT},bind=127.0.0.1,fork,reuseaddr,max-children=256");
     let connect = [b"UNIX-CONNECT:".as_slice(), path].concat();
-    let argv = [string(program), string(listen.as_bytes()), string(&connect)];
+    let argv = [program, b"-t", SOCAT_HALF_CLOSED.as_bytes(), listen.as_bytes(), &connect].map(string);
     let pid = command::start_program(&argv).map_err(|error| (Step::StartSocat, error))?;
     let begin = Instant::now();
     while begin.elapsed() < SOCAT_TIMEOUT {

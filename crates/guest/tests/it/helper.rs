@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use guest::frame::{Decoder, Ended, Failed, Frame, How, MAX_FROM_HELPER, Order, Plan, Step};
+use guest::frame::{Bridge, Decoder, Ended, Failed, Frame, How, MAX_FROM_HELPER, Order, Plan, Step};
 use tempfile::TempDir;
 
 /// How long anything here may take.
@@ -146,6 +146,35 @@ fn without_a_layer_that_the_kernel_has_nothing_runs() {
     let there = std::fs::read_to_string("/proc/kallsyms").unwrap().contains("sys_landlock_create_ruleset");
     let refused = (How::Code(126), String::new(), "nexus: Landlock: Operation not permitted\n".to_owned());
     assert_eq!(run(vec![b"/tmp".to_vec()]), if there { refused } else { ran });
+}
+
+/// Who has sent all of a question still waits for the answer, for as long as that takes.
+#[test]
+fn socat_passes_the_end_of_one_side_on_and_waits_for_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("proxy");
+    let proxy = UnixListener::bind(&path).unwrap();
+    let answering = std::thread::spawn(move || {
+        let (mut connection, _) = proxy.accept().unwrap();
+        connection.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut asked = String::new();
+        connection.read_to_string(&mut asked).unwrap();
+        // Longer than socat waits unless it is told to.
+        std::thread::sleep(Duration::from_secs(1));
+        connection.write_all(b"answer").unwrap();
+        asked
+    });
+    let socket = path.into_os_string().into_encoded_bytes();
+    let bridge = Bridge::Socat { program: b"/usr/bin/socat".to_vec(), socket };
+    let plan = Plan { bridge, ..sh("printf question | socat -t 30 - TCP:127.0.0.1:9080") };
+    let network =
+        ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"];
+    let mut helper = Helper::start_by(&network, plan);
+    assert_eq!(helper.hear(), Frame::Ready);
+    helper.say(&Frame::Release);
+    let (how, out, _) = helper.end();
+    assert_eq!((how, out.as_str()), (How::Code(0), "answer"));
+    assert_eq!(answering.join().unwrap(), "question");
 }
 
 #[test]
