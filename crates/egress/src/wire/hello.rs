@@ -9,7 +9,11 @@ use super::host::parse_host;
 /// The most bytes of a hello, records' headers included, that are waited for.
 pub const MAX_HELLO_BYTES: usize = 16 * 1024;
 
+const RECORD_CHANGE_CIPHER_SPEC: u8 = 20;
+const RECORD_ALERT: u8 = 21;
 const RECORD_HANDSHAKE: u8 = 22;
+/// A record's major version, where there is one: servers take smaller ones than this for a record.
+const NO_MAJOR: u8 = 16;
 const HANDSHAKE_CLIENT_HELLO: u8 = 1;
 const EXTENSION_SERVER_NAME: u16 = 0;
 /// Encrypted client hello; clients also send it empty of meaning, which cannot be told apart.
@@ -53,9 +57,19 @@ impl Hello {
 /// Reads the first client bytes. `None` asks for more.
 #[must_use]
 pub fn read(bytes: &[u8]) -> Option<Hello> {
-    // A record of type handshake, version 3.x: any other beginning is not TLS.
-    if bytes.first().is_some_and(|kind| *kind != RECORD_HANDSHAKE) || bytes.get(1).is_some_and(|major| *major != 3) {
-        return Some(Hello::NotTls);
+    match *bytes {
+        [RECORD_HANDSHAKE] | [RECORD_HANDSHAKE, 3, ..] => {}
+        // Some servers read such a record as any other: it must not hide the name.
+        [RECORD_HANDSHAKE, ..NO_MAJOR, ..] => return Some(Hello::Broken("a record of an unknown version")),
+        // Some skip a warning, and read the hello behind it.
+        [RECORD_ALERT | RECORD_CHANGE_CIPHER_SPEC, ..NO_MAJOR, _, 0, ..] => {
+            return Some(Hello::Broken("another record before the hello"));
+        }
+        []
+        | [RECORD_ALERT | RECORD_CHANGE_CIPHER_SPEC]
+        | [RECORD_ALERT | RECORD_CHANGE_CIPHER_SPEC, ..NO_MAJOR]
+        | [RECORD_ALERT | RECORD_CHANGE_CIPHER_SPEC, ..NO_MAJOR, _] => return None,
+        _ => return Some(Hello::NotTls),
     }
     // What comes after a whole hello, such as early data, is none of it.
     let bytes = &bytes[..bytes.len().min(MAX_HELLO_BYTES)];

@@ -49,9 +49,35 @@ fn hellos() {
     assert_eq!(read(b"GET / HTTP/1.1\r\n"), Some(Hello::NotTls));
     assert_eq!(read(b"SSH-2.0-x"), Some(Hello::NotTls));
     assert_eq!(read(&[0x80, 0x2e, 1, 0, 2]), Some(Hello::NotTls), "SSLv2");
-    assert_eq!(read(&[22, 2]), Some(Hello::NotTls));
+    assert_eq!(read(&[22, 16]), Some(Hello::NotTls));
+    assert_eq!(read(&[21, 3, 1, 1]), Some(Hello::NotTls), "no alert is that long");
     assert_eq!(read(b""), None);
     assert_eq!(read(&[22]), None);
+}
+
+/// Some servers (Go's) skip a warning before the hello, and look at a record's version no closer than this.
+#[test]
+fn what_a_server_may_read_past_does_not_hide_the_hello() {
+    let named = hello(&sni(b"evil.example"));
+    let before = |record: &[u8]| [record, &named].concat();
+    let version = |major: u8| {
+        let mut bytes = named.clone();
+        bytes[1] = major;
+        bytes
+    };
+    let cases = [
+        ("a warning", before(&[21, 3, 1, 0, 2, 1, 90])),
+        ("a warning of another version", before(&[21, 0, 0, 0, 2, 1, 90])),
+        ("a change of ciphers", before(&[20, 3, 1, 0, 1, 1])),
+        ("version 0", version(0)),
+        ("version 4", version(4)),
+        ("version 15", version(15)),
+    ];
+    for (what, bytes) in cases {
+        assert!(matches!(read(&bytes), Some(Hello::Broken(_))), "{what}: {:?}", read(&bytes));
+        let parts: Vec<_> = (0..bytes.len()).map(|end| read(&bytes[..end])).filter(Option::is_some).collect();
+        assert!(parts.iter().all(|part| matches!(part, Some(Hello::Broken(_)))), "{what}, in parts: {parts:?}");
+    }
 }
 
 #[test]
