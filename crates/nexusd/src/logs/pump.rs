@@ -120,7 +120,7 @@ impl Pump {
                 // Nobody holds the log any more: what is open is sealed and shipped.
                 Event::Command(None) => self.seal().await,
                 Event::Readable(at) => self.read(at).await,
-                Event::Uploaded(uploaded) => self.settle(uploaded),
+                Event::Uploaded(uploaded) => self.settle(uploaded).await,
                 Event::Due => {}
                 Event::DrainOver => self.end_output().await,
             }
@@ -308,12 +308,14 @@ impl Pump {
         }
     }
 
-    fn settle(&mut self, uploaded: Uploaded) {
-        let Some(stage) = &mut self.stage else { return };
+    async fn settle(&mut self, uploaded: Uploaded) {
         let Uploaded { stream, bytes, segments, result } = uploaded;
-        match result {
-            Ok(()) => stage.acknowledged(stream, bytes, &segments),
-            Err(error) => stage.refused(error.to_string(), bytes, &segments),
+        match (result, &mut self.stage) {
+            (Ok(()), Some(stage)) => stage.acknowledged(stream, bytes, &segments),
+            (Err(error), Some(_)) => {
+                self.on_disk(move |stage| stage.refused(error.to_string(), bytes, &segments)).await;
+            }
+            (_, None) => {}
         }
     }
 

@@ -21,6 +21,8 @@ const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes that are looked through at most for a record behind damage.
 const MOST_CHECKED: u64 = 64 * 1024 * 1024;
 
+/// An empty file that says that the log lacks something: it could not be kept, or was refused.
+pub(super) const INCOMPLETE: &str = "incomplete";
 /// What damaged files are called.
 const SET_ASIDE: &str = "corrupt";
 /// And once the directive was leased again: the log of the new lease does not lack what they held.
@@ -42,6 +44,8 @@ pub struct Leftover {
     pub directive_id: DirectiveId,
     /// Damaged files beside it, of this start and of earlier ones.
     pub set_aside: Vec<SetAside>,
+    /// The process that wrote it had lost some of it already.
+    pub(super) incomplete: bool,
     pub(super) dir: PathBuf,
     /// `max_output_bytes` and `chunk_bytes` that it had; none where no head of a segment can be read.
     pub(super) limits: Option<(u64, usize)>,
@@ -165,7 +169,8 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
             set_aside.push(put_aside(&path, why, scan.segments.get(&id).map_or(0, |segment| segment.len))?);
         }
     }
-    if scan.head.is_none() && set_aside.is_empty() {
+    let incomplete = dir.join(INCOMPLETE).exists();
+    if scan.head.is_none() && set_aside.is_empty() && !incomplete {
         return Ok(None);
     }
     let limits = scan.head.map(|head| {
@@ -175,6 +180,7 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
     Ok(Some(Leftover {
         directive_id,
         set_aside,
+        incomplete,
         dir: dir.to_path_buf(),
         limits,
         segments: scan.segments,

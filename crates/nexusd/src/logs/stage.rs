@@ -2,7 +2,7 @@
 //! clock, so that it can be tested by itself; the [`pump`](super::pump) runs it where blocking on the disk is allowed.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use conduits::{DirectiveId, LogStream};
 
 use super::budget::{Budget, Tail};
 use super::overflow::{OverflowFile, OverflowFiles};
-use super::recover::Leftover;
+use super::recover::{INCOMPLETE, Leftover};
 use super::redact::Redactor;
 use super::ring::{Plan, Ring};
 use super::spool::{Chunk, Spool, boot_id};
@@ -109,7 +109,7 @@ impl Stage {
                 }
             }
         }
-        stage.damaged |= !leftover.set_aside.is_empty();
+        stage.damaged |= !leftover.set_aside.is_empty() || leftover.incomplete;
         stage.budget = Budget::resumed(max_output, leftover.shipped, holding);
         stage.at_line_start = [false; 2];
         for ((seen, shipped), held) in stage.seen.iter_mut().zip(leftover.shipped).zip(held) {
@@ -210,7 +210,7 @@ impl Stage {
     /// The mothership will never take it.
     pub(super) fn refused(&mut self, why: String, bytes: usize, segments: &[u32]) {
         LogCounters::add(&self.counters.bytes_refused, bytes);
-        self.trouble.get_or_insert(LogTrouble::Refused(why));
+        self.in_trouble(LogTrouble::Refused(why));
         self.spool.acknowledged(segments);
     }
 
@@ -228,7 +228,17 @@ impl Stage {
 
     /// Nothing stays on disk.
     pub(super) fn remove(&mut self) {
-        let result = self.spool.remove();
+        // Held output of another boot was of no use until now.
+        STREAMS.into_iter().for_each(|stream| self.remove_ring(stream));
+        let marked = self.trouble.is_some() || self.damaged;
+        let result = match marked {
+            true => remove_if_there(&self.spool.dir.join(INCOMPLETE)).and_then(|()| self.spool.remove()),
+            false => self.spool.remove(),
+        };
+        if marked {
+            // Nothing but the mark was in it, perhaps.
+            std::fs::remove_dir(&self.spool.dir).unwrap_or_default();
+        }
         if let Err(error) = result {
             tracing::error!(spool = %self.spool.dir.display(), %error, "a spool that is shipped cannot be removed");
         }
@@ -357,7 +367,19 @@ impl Stage {
         let Err(error) = result else { return };
         tracing::error!(directive_id = %self.directive, spool = %self.spool.dir.display(), %error, "output cannot be kept");
         let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        self.trouble.get_or_insert(if full { LogTrouble::DiskFull } else { LogTrouble::Spool(error.to_string()) });
+        self.in_trouble(if full { LogTrouble::DiskFull } else { LogTrouble::Spool(error.to_string()) });
+    }
+
+    /// The first trouble is what is told; a kill before that leaves its mark, for the next start.
+    fn in_trouble(&mut self, trouble: LogTrouble) {
+        if self.trouble.is_some() {
+            return;
+        }
+        self.trouble = Some(trouble);
+        let marked = self.spool.make_dir().and_then(|()| std::fs::File::create(self.spool.dir.join(INCOMPLETE)));
+        if let Err(error) = marked {
+            tracing::warn!(spool = %self.spool.dir.display(), %error, "after a kill nobody will know that the log is not whole");
+        }
     }
 
     fn ring_path(&self, stream: LogStream) -> PathBuf {
@@ -367,10 +389,51 @@ impl Stage {
     fn remove_ring(&mut self, stream: LogStream) {
         let had = of(&mut self.rings, stream).take();
         drop(had);
-        if let Err(error) = std::fs::remove_file(self.ring_path(stream))
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        if let Err(error) = remove_if_there(&self.ring_path(stream)) {
             tracing::warn!(file = %self.ring_path(stream).display(), %error, "a held output's file stays");
         }
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Held output of before a restart of the machine is believed by nobody, and goes when the end is told.
+    #[test]
+    fn held_output_of_another_boot_is_left_out_and_leaves_no_trace() {
+        let root = tempfile::tempdir().unwrap();
+        let settings = || LogSettings {
+            max_output_bytes: 1000,
+            chunk_bytes: 100,
+            flush_interval: std::time::Duration::ZERO,
+            spool_root: root.path().to_path_buf(),
+            overflow: None,
+            secrets: Vec::new(),
+            counters: Arc::default(),
+        };
+        let mut stage = Stage::new(&"d-1".parse().unwrap(), settings());
+        stage.notice(LogStream::Stdout, b"head\n");
+        let mut ring = Ring::create(&stage.ring_path(LogStream::Stdout), 100, [9; 16]).unwrap();
+        ring.write(b"held").unwrap();
+        drop((stage, ring));
+        for start in [1, 2] {
+            let leftover = super::super::recover(root.path()).unwrap().remove(0);
+            let mut stage = Stage::recovered(leftover, settings()).unwrap();
+            stage.end();
+            stage.settle();
+            assert_eq!(stage.summary().stream(LogStream::Stdout).left_out, 4, "start {start}");
+            if start == 2 {
+                stage.remove();
+            }
+        }
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
 }
