@@ -127,7 +127,11 @@ impl DirectiveCalls {
         wait: Option<Duration>,
     ) -> Result<Held<DirectiveHeartbeatAnswer>, CallError> {
         let path = conduits::paths::heartbeat(&self.id);
-        let held: Held<DirectiveHeartbeatAnswer> = self.send(&path, wait, encode(request)?).await?;
+        let Held { answer, wait_applied } = self.send(&path, wait, encode(request)?).await?;
+        // Of an answer that says nothing a lease does not live on: the directive may be another's by then.
+        let answer: DirectiveHeartbeatAnswer =
+            acknowledged(answer, &["cancel_requested", "lease_renewed", "directive_token"])?;
+        let held = Held { answer, wait_applied };
         if let Some(token) = held.answer.directive_token.clone() {
             match token::check(&token) {
                 Ok(()) => self.replace(token),
@@ -164,7 +168,7 @@ impl DirectiveCalls {
                 stream.as_str(),
             )));
         }
-        if answer.seq.is_none() && !answer.stored && !answer.duplicate {
+        if !answer.ok || (answer.seq.is_none() && !answer.stored && !answer.duplicate) {
             // Any JSON object parses as an answer; only one that says so acknowledges, for the chunk is then deleted here.
             return Err(CallError::nonsense("it says neither which chunk it is about nor that it was stored"));
         }
@@ -189,7 +193,8 @@ impl DirectiveCalls {
     /// # Errors
     /// See [`CallError`]; `NotFound` from a server that does not know this addition.
     pub async fn release(&self) -> Result<ReleaseAnswer, CallError> {
-        self.post(&conduits::paths::release(&self.id), &serde_json::json!({})).await
+        let said = self.post(&conduits::paths::release(&self.id), &serde_json::json!({})).await?;
+        acknowledged(said, &["state"])
     }
 
     /// `POST …/token`: another token for the same lease, in use from then on. Calls do this by themselves after a 401.

@@ -6,7 +6,8 @@ use nexusd::client::{CallError, ClientSettings, Mothership, Trust};
 use testkit::tls::ClientCertificates;
 use testkit::{Stub, StubOptions, TestCa};
 
-use super::poll;
+use super::server::{Fault, Server};
+use super::{chunk, directive, poll};
 
 async fn said(url: &str, trust: Option<&TestCa>) -> String {
     let mut settings = ClientSettings::new(url);
@@ -43,5 +44,26 @@ async fn what_keeps_it_from_the_mothership_is_said_with_its_mend() {
         assert!(!said.contains("client error") && !said.contains("os error"), "{url}: {said}");
         let place = url.split_once("://").unwrap().1;
         assert!(said.starts_with(place), "{url}: {said}");
+    }
+}
+
+/// Any JSON object parses as an answer. One that says nothing of what was asked keeps no lease, takes no chunk and gives
+/// nothing back.
+#[tokio::test]
+async fn an_answer_that_says_nothing_of_the_call_is_nonsense() {
+    let server = Server::start().await;
+    let calls = directive(&server);
+    let chunk = chunk(0, b"x");
+    for body in
+        [r#"{"status":"up"}"#, r#"{"ok":false,"stream":"stdout","seq":0,"state":"queued","lease_renewed":true}"#]
+    {
+        server.always("", Fault::Status(200, None, body));
+        let beat = calls.heartbeat(&conduits::DirectiveHeartbeatRequest::default(), None).await.map(drop);
+        let chunk = calls.log_chunk(&chunk).await.map(drop);
+        let release = calls.release().await.map(drop);
+        for (what, answered) in [("heartbeat", beat), ("chunk", chunk), ("release", release)] {
+            assert!(matches!(answered, Err(CallError::Nonsense { .. })), "{what} {body}: {answered:?}");
+        }
+        server.heal();
     }
 }
