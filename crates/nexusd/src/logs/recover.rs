@@ -130,11 +130,15 @@ pub(crate) fn clear(dir: &Path) -> io::Result<()> {
         if has_extension(&path, SET_ASIDE) {
             fs::rename(&path, free_name(&path.with_extension(""), OF_AN_EARLIER_LEASE))?;
         } else if !has_extension(&path, OF_AN_EARLIER_LEASE) {
-            fs::remove_file(path)?;
+            // Whoever shipped it may just be removing it too.
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
     }
     match fs::remove_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Ok(()),
         removed => removed,
     }
 }
