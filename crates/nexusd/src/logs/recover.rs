@@ -13,7 +13,7 @@ use conduits::DirectiveId;
 
 use super::MAX_CHUNK_BYTES;
 use super::segment::{HEAD_BYTES, Head, RECORD_HEAD_BYTES, RecordHead};
-use super::spool::Segment;
+use super::spool::{Segment, boot_id};
 
 /// Longest segment that is read: a full one and the record that filled it, with room.
 const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
@@ -44,7 +44,7 @@ pub struct Leftover {
     pub directive_id: DirectiveId,
     /// Damaged files beside it, of this start and of earlier ones.
     pub set_aside: Vec<SetAside>,
-    /// The process that wrote it had lost some of it already.
+    /// The process that wrote it had lost some of it already, or the machine has stopped since.
     pub(super) incomplete: bool,
     pub(super) dir: PathBuf,
     /// `max_output_bytes` and `chunk_bytes` that it had; none where no head of a segment can be read.
@@ -173,7 +173,9 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
             set_aside.push(put_aside(&path, why, scan.segments.get(&id).map_or(0, |segment| segment.len))?);
         }
     }
-    let incomplete = dir.join(INCOMPLETE).exists();
+    // Nothing is synced: what another boot wrote may lack its end.
+    let of_another_boot = scan.head.is_some_and(|head| head.boot != boot_id());
+    let incomplete = of_another_boot || dir.join(INCOMPLETE).exists();
     if scan.head.is_none() && set_aside.is_empty() && !incomplete {
         return Ok(None);
     }
@@ -350,4 +352,29 @@ fn has_extension(path: &Path, extension: &str) -> bool {
 
 fn max_each([a, b]: [u64; 2], [c, d]: [u64; 2]) -> [u64; 2] {
     [a.max(c), b.max(d)]
+}
+
+#[cfg(test)]
+mod tests {
+    use conduits::LogStream;
+
+    use super::super::boot_id;
+    use super::super::segment::encode_record;
+    use super::*;
+
+    /// Nothing is synced: after a power cut nobody knows what is missing at the end.
+    #[test]
+    fn what_another_boot_wrote_is_not_called_whole() {
+        for (boot, incomplete) in [(boot_id(), false), ([9; 16], true)] {
+            let root = tempfile::tempdir().unwrap();
+            let dir = root.path().join("d-1");
+            fs::create_dir(&dir).unwrap();
+            let head = Head { max_output: 1000, chunk_bytes: 100, boot, ..Head::default() };
+            let mut segment = head.encode().to_vec();
+            encode_record(LogStream::Stdout, 0, 0, b"text", &mut segment);
+            fs::write(dir.join("00000001.seg"), segment).unwrap();
+            let found = recover(root.path()).unwrap().remove(0);
+            assert_eq!((found.waiting_bytes(), found.incomplete), (4, incomplete), "{boot:?}");
+        }
+    }
 }
