@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use conduits::{DirectiveId, DriverKind, LogStream};
 use egress::{
-    Credential, DENIAL_QUEUE, Denial, EgressPolicy, EgressSummary, NameSockets, PolicyError, PortSocket, Proxy,
-    ProxyListener, ProxyParts, names,
+    Credential, DENIAL_QUEUE, Denial, EgressPolicy, EgressSummary, MAX_DENIED_DESTINATIONS, NameSockets, PolicyError,
+    PortSocket, Proxy, ProxyListener, ProxyParts, names,
 };
 use sandbox::{NetworkPath, ProxyAttachment, SandboxSockets};
 use sys::netns::{Made, Wanted};
@@ -22,6 +22,10 @@ use super::admit::Admitted;
 use crate::config::{Bridge, ContainerNetwork};
 use crate::engine::Engine;
 use crate::logs::Logs;
+
+/// The line after the last denial that is shown.
+const NO_FURTHER_DENIALS: &str =
+    "[egress] further denied destinations are not shown here; the audit file has all of them";
 
 /// How long the proxy may take to end its connections after the run.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
@@ -273,8 +277,13 @@ async fn serve(
         }
     };
     let show = async {
+        let mut count = 0;
         while let Some(denial) = shown.recv().await {
             logs.notice(LogStream::Stderr, &denial.to_string()).await;
+            count += 1;
+            if count == MAX_DENIED_DESTINATIONS {
+                logs.notice(LogStream::Stderr, NO_FURTHER_DENIALS).await;
+            }
         }
     };
     // The proxy holds the sending side: the lines end with it.

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 
+use serde_json::json;
 use testkit::{StubOptions, require};
 
 use crate::bed::Bed;
@@ -58,4 +59,18 @@ async fn it_leads_through_the_upstream_proxy_and_is_accounted_for() {
     assert_eq!((count("attempts"), count("allowed"), count("denied")), (4, 1, 3), "{egress}");
     assert_eq!(egress["denied_destinations"], serde_json::json!(["else.example.com:80", "no.example.com:80"]));
     assert!(count("bytes_up") > 0 && count("bytes_down") > 7, "{egress}");
+}
+
+#[tokio::test]
+async fn denials_are_shown_up_to_a_bound_that_is_said() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    let command = "for i in $(seq 103); do exec 3<>/dev/tcp/127.0.0.1/9080; \
+        printf 'CONNECT h%s.example.com:443 HTTP/1.1\\r\\n\\r\\n' $i >&3; read -r _ <&3; done";
+    let ended = bed.run(json!({ "command": command, "shell": "/bin/bash" })).await;
+    let lines = |part: &str| ended.stderr.lines().filter(|line| line.contains(part)).count();
+    assert_eq!((lines("denied h"), lines("further denied destinations")), (100, 1), "{}", ended.stderr);
+    assert_eq!(ended.report.artifacts_manifest["egress"]["denied"], 103);
+    let few = bed.run(json!({ "command": command.replace("103", "3"), "shell": "/bin/bash" })).await;
+    assert!(!few.stderr.contains("further"), "the control: {}", few.stderr);
 }
