@@ -20,7 +20,8 @@ async fn a_tenth_of_all_calls_fails_and_no_byte_is_lost_or_doubled() {
         bed.queue(number, &command).await;
     }
     bed.start();
-    let ends = bed.ends(Duration::from_secs(60) * u32::try_from(count.div_ceil(50)).unwrap()).await;
+    // Fifty take half a minute; a connection that is left half open costs one of them as much again, and two do at times.
+    let ends = bed.ends(Duration::from_secs(120) * u32::try_from(count.div_ceil(50)).unwrap()).await;
     let took = began.elapsed();
     let other: Vec<_> = ends.iter().filter(|(_, end)| **end != End::Whole).collect();
     assert!(other.is_empty(), "{other:?}");
