@@ -155,11 +155,18 @@ async fn what_xfs_sets_aside_is_nobody_s() {
         // A program for each piece: of what dd alone wrote, XFS was seen to set nothing aside.
         let grow = "exec 3>>big; i=0; while [ $i -lt 544 ]; do head -c 65536 /dev/zero >&3; i=$((i+1)); done; sleep 11; \
             echo $(($(stat -c %b big) / 2048)) >&2; echo grown";
-        let (ended, _) = run(&bed, "f", 40, grow, "untrusted").await;
-        assert_eq!(ended.outcome(), ("succeeded", 0, "grown\n"), "{options}: {}", ended.stderr);
-        let taken: u64 = ended.stderr.trim().parse().unwrap();
-        // Close to a quota's limit XFS holds back.
-        assert!(taken > 40 || options != "loop", "the control: {taken} MiB are used or set aside");
+        let mut taken = Vec::new();
+        // On a machine whose disk is busy XFS sets nothing aside at times: then it is tried again.
+        for facility in ["f1", "f2", "f3"] {
+            let (ended, _) = run(&bed, facility, 40, grow, "untrusted").await;
+            assert_eq!(ended.outcome(), ("succeeded", 0, "grown\n"), "{options}: {}", ended.stderr);
+            taken.push(ended.stderr.trim().parse::<u64>().unwrap());
+            // Close to a quota's limit XFS holds back.
+            if options != "loop" || taken.last() > Some(&40) {
+                break;
+            }
+        }
+        assert!(options != "loop" || taken.last() > Some(&40), "the control: {taken:?} MiB are used or set aside");
         let ask = ": > asked; fallocate --keep-size --length 60MiB asked && sleep 30 && echo slept";
         let (ended, _) = run(&bed, "g", 40, ask, "untrusted").await;
         assert_ne!(ended.stdout, "slept\n", "{options}: {}", ended.stderr);
