@@ -138,11 +138,8 @@ impl Bwrap {
         }
         let frame = run.plan(run.cwd.inside(), &WRITABLE);
         let fence = Fence::build(engine, NAME, &run)?;
+        let (workspace, _) = run.open_workspace()?;
         let route = Route::new(run.network)?;
-        let workspace = Beneath::open(&run.workspace.host_dir).map_err(host("the facility"))?;
-        workspace
-            .dir(run.cwd.relative())
-            .map_err(|error| LaunchError::Cwd { cwd: run.cwd.to_string(), reason: error.to_string() })?;
         check_selected(&workspace, &run.workspace.access, self.owner, self.separate_uid())?;
         for pipe in [&run.stdout, &run.stderr] {
             self.own_pipe(pipe)?;

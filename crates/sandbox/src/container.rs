@@ -25,7 +25,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use guest::frame::{Bridge, Frame, Plan};
-use sys::beneath::Beneath;
 use sys::spawn::{Image, Program, Resource, Stage};
 
 use crate::armed::{Armed, Around};
@@ -191,11 +190,8 @@ impl Container {
         }
         let frame = run.plan(run.cwd.inside(), &[]);
         let (ceilings, limits) = Ceilings::of(&run.limits, &facts, own_limits())?;
+        let (workspace, _) = run.open_workspace()?;
         let route = Route::new(run.network)?;
-        let workspace = Beneath::open(&run.workspace.host_dir).map_err(failed("the facility"))?;
-        workspace
-            .dir(run.cwd.relative())
-            .map_err(|error| LaunchError::Cwd { cwd: run.cwd.to_string(), reason: error.to_string() })?;
         crate::bwrap::check_selected(&workspace, &run.workspace.access, self.owner, !facts.rootless)?;
         let name = format!("nexus-{}", run.name.as_str());
         let (image_ref, pull) = self.image_of_run(image.as_ref());

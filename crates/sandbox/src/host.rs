@@ -3,7 +3,6 @@
 //! The helper supervises it as a subreaper, so what the command leaves behind, daemonised or not, is found and killed.
 
 use guest::frame::Frame;
-use sys::beneath::Beneath;
 use sys::spawn::{Image, Program, Stage};
 
 use crate::armed::{Armed, Around};
@@ -29,10 +28,7 @@ pub(crate) fn arm(engine: &Engine, run: PreparedRun) -> Result<Armed, LaunchErro
         let reason = "it has the host's network and no other".to_owned();
         return Err(LaunchError::Unsupported { driver: NAME, reason });
     }
-    let workspace = Beneath::open(&run.workspace.host_dir).map_err(failed("the facility"))?;
-    let cwd = workspace
-        .dir(run.cwd.relative())
-        .map_err(|error| LaunchError::Cwd { cwd: run.cwd.to_string(), reason: error.to_string() })?;
+    let (_, cwd) = run.open_workspace()?;
     let pair = sys::fdpass::socket_pair().map_err(failed("a socket pair"))?;
     let diagnostics = engine.diagnostics()?;
     let again = diagnostics.write.try_clone().map_err(failed("a descriptor"))?;

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use guest::frame::{Bridge, Plan};
+use sys::beneath::Beneath;
 use sys::netns::Wanted;
 use tokio::sync::oneshot;
 
-use crate::{Environment, Limits, SandboxSockets, WorkspaceCwd};
+use crate::{Environment, LaunchError, Limits, SandboxSockets, WorkspaceCwd};
 
 /// Longest name of a run, in bytes: it becomes part of a cgroup's name.
 const MAX_NAME: usize = 128;
@@ -50,6 +51,15 @@ pub struct PreparedRun {
 }
 
 impl PreparedRun {
+    /// The workspace and the working directory in it, which must not lead out.
+    pub(crate) fn open_workspace(&self) -> Result<(Beneath, OwnedFd), LaunchError> {
+        let workspace = Beneath::open(&self.workspace.host_dir).map_err(crate::bwrap::host("the facility"))?;
+        let cwd = workspace
+            .dir(self.cwd.relative())
+            .map_err(|error| LaunchError::Cwd { cwd: self.cwd.to_string(), reason: error.to_string() })?;
+        Ok((workspace, cwd))
+    }
+
     /// What the helper is told, but for the bridge and the limit of processes.
     pub(crate) fn plan(&self, cwd: String, writable: &[&str]) -> Plan {
         let environment = self.environment.iter().map(|(name, value)| format!("{name}={value}").into_bytes());
