@@ -265,6 +265,12 @@ impl Engine {
         health.get(&driver).map(|health| health.version.clone()).filter(|version| !version.is_empty())
     }
 
+    /// The digest of the image that a driver runs from, as it was when it was last looked at.
+    pub fn image_digest(&self, driver: DriverKind) -> Option<String> {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.get(&driver).and_then(|health| health.details.get("digest").cloned())
+    }
+
     fn default_limits(&self) -> Limits {
         let limits = &self.config.limits;
         let sourced = |limit: config::Sourced<u64>| Limit {

@@ -13,11 +13,17 @@ pub(super) fn of_refused() -> StartedRequest {
     started(Map::new())
 }
 
-/// A directive whose workspace is made before its sandbox.
+/// A directive whose workspace is made before its sandbox: what runs it is what was found at the last look.
 pub(super) fn before_launch(engine: &Engine, admitted: &Admitted) -> StartedRequest {
     let mut request = started(asked(engine, admitted));
     request.sandbox_version = engine.driver_version(admitted.driver);
+    request.runtime_ref = Some(runtime_ref(engine, admitted.driver.as_str(), engine.image_digest(admitted.driver)));
     request
+}
+
+/// What a run can be traced by: the image, or this start of the daemon.
+fn runtime_ref(engine: &Engine, driver: &str, image: Option<String>) -> Value {
+    Value::String(format!("{driver}:{}", image.unwrap_or_else(|| engine.instance.to_string())))
 }
 
 /// A sandbox that stands, whose command waits.
@@ -34,8 +40,7 @@ pub(super) fn of_armed(
     summary.insert("layers".into(), layers_value(layers));
     let mut request = started(summary);
     request.sandbox_version = engine.driver_version(admitted.driver);
-    let runtime = layers.image.clone().unwrap_or_else(|| engine.instance.to_string());
-    request.runtime_ref = Some(Value::String(format!("{}:{runtime}", layers.driver)));
+    request.runtime_ref = Some(runtime_ref(engine, layers.driver, layers.image.clone()));
     request
 }
 
