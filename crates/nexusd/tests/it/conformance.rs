@@ -8,7 +8,7 @@ mod table;
 
 use std::process::Command;
 
-use conduits::LogStream;
+use conduits::{LogStream, StartedRequest};
 use serde_json::json;
 use testkit::require::test_rootfs;
 use testkit::{Containers, StubOptions, require};
@@ -114,10 +114,34 @@ async fn holds(bed: &Bed, server: &GitServer, setting: Setting, case: &Case) -> 
             }
             bed.stub.cancel(&id);
         }
-        ended.push(bed.ended(id).await);
+        ended.push(bed.ended(id.clone()).await);
+        let started = bed.stub.directive(&id).started;
+        told(setting, started.as_ref(), ended.last())?;
     }
     let Check(check) = case.check;
     check(setting, &ended).map_err(|why| format!("{why}\n    {}", shown(&ended)))
+}
+
+/// What every start and every end says of where it ran: the network is called enforced where it is, and nowhere else.
+fn told(setting: Setting, started: Option<&StartedRequest>, ended: Option<&Ended>) -> Result<(), String> {
+    let is_soft = matches!(setting, Setting::Host | Setting::ContainerHost);
+    let Some((started, ended)) = started.zip(ended) else { return Err("nothing was told of it".to_owned()) };
+    let enforced = started.effective_capabilities_summary.get("net").map(|net| net["enforced"].clone());
+    // A directive that is refused runs in nothing.
+    if enforced.as_ref().is_some_and(|enforced| *enforced != json!(!is_soft)) {
+        return Err(format!("started says of the network: enforced {enforced:?}"));
+    }
+    let manifest = &ended.report.artifacts_manifest;
+    let ran = manifest.contains_key("usage");
+    if ran && (enforced.is_none() || manifest.get("network_enforced") != is_soft.then_some(&json!(false))) {
+        return Err(format!("the end says of the network: {:?}", manifest.get("network_enforced")));
+    }
+    let runs_in = started.runtime_ref.as_ref().and_then(|value| value.as_str()).unwrap_or_default();
+    let is_container = matches!(setting, Setting::ContainerIsolated | Setting::ContainerHost);
+    if ran && is_container != runs_in.starts_with("container:sha256:") {
+        return Err(format!("runtime_ref is {runs_in:?}"));
+    }
+    Ok(())
 }
 
 fn shown(ended: &[Ended]) -> String {

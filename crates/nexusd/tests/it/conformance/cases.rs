@@ -514,6 +514,23 @@ pub(super) const CASES: &[Case] = &[
         }),
     },
     Case {
+        name: "somebody else's proxy",
+        promise: "is none that others reach",
+        instead: &[
+            (Setting::Host, "there is none"),
+            (Setting::ContainerHost, "asks for the credential of its run (407)"),
+        ],
+        steps: |_| {
+            let nobody = CONNECT.replace("user=${p%@*};", "user=;").replace(r#"[ "$user" = "$p" ] && user=;"#, "");
+            vec![step(json!({ "command": nobody, "shell": "/bin/bash", "env": { "TARGET": "git.example.test:80" } }))]
+        },
+        check: Check(|setting, ended| match setting {
+            Setting::Host => is("an answer", ended[0].stdout.as_str(), "\n"),
+            Setting::ContainerHost => has("the proxy's answer", &ended[0].stdout, "HTTP/1.1 407"),
+            _ => has("the proxy's answer", &ended[0].stdout, "HTTP/1.1 403"),
+        }),
+    },
+    Case {
         name: "network allowlist",
         promise: "others are denied, with a line that says why",
         instead: &[(Setting::Host, "not enforced, and said so")],
