@@ -58,13 +58,17 @@ escape-report: bootstrap-test ## attack the sandbox, with each layer left out in
 	@KNOCKOUT='$(KNOCKOUT)' WRITE='$(WRITE)' tools/escape-report.sh
 
 .PHONY: bench
-bench: build bench-egress ## latencies, memory and throughput of the whole system, against plain bubblewrap and files; the egress proxy against others
+bench: build bench-egress bench-image ## latencies, memory and throughput of the whole system, against plain bubblewrap and files; the egress proxy against others
 	@$(CARGO) bench --locked -p nexusd --bench latency
 	@$(CARGO) bench --locked -p nexusd --bench shipping
 
 .PHONY: chaos
 chaos: bootstrap-test build ## faults, kills and outages in full: nothing lost, nothing twice (make test has a part of it); minutes
 	@tools/chaos.sh
+
+.PHONY: bench-image
+bench-image: # what trusted directives are measured in, where podman is
+	@tools/test-image.sh >/dev/null || [ $$? -eq 3 ]
 
 .PHONY: bench-egress
 bench-egress: bootstrap-bench ## the egress proxy beside tinyproxy, squid and microsocks: set-ups, throughput, processor time, memory

@@ -84,6 +84,12 @@ if [ "$(uname -s)" = Linux ]; then
         need_command ip iproute2
         need_command setpriv util-linux
     fi
+    if [ "$purpose" = test ] || [ "$purpose" = bench ]; then
+        want_program podman podman
+        # Bears every kind of cgroups; what podman brings by itself does not.
+        want_program runc runc
+        [ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || wanted_too="$wanted_too netavark"
+    fi
     if [ "$purpose" = test ]; then
         # Looked for where sandboxes have them: what somebody keeps in a home is not there.
         want_program python3 python3
@@ -107,11 +113,7 @@ if [ "$(uname -s)" = Linux ]; then
         want_program ps procps
         want_program less less
         want_program systemd-analyze systemd
-        want_program podman podman
-        # Bears every kind of cgroups; what podman brings by itself does not.
-        want_program runc runc
         want_program newuidmap uidmap
-        [ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || wanted_too="$wanted_too netavark"
         want_program faketime faketime
         want_program openssl openssl
         want_program tinyproxy tinyproxy-bin

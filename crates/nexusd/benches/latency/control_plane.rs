@@ -53,8 +53,13 @@ pub(crate) fn between(earlier: Timestamp, later: Timestamp) -> Duration {
 }
 
 impl System {
-    /// Starts both processes and enrols the daemon.
+    /// Starts both processes and enrols the daemon, for the profiles that need nothing but this machine.
     pub(crate) fn start(nexusd: &Path, mothership: &Path) -> Self {
+        Self::start_with(nexusd, mothership, "supported_sandbox_profiles: [untrusted, host]", &[])
+    }
+
+    /// The same with these lines of configuration and variables of the daemon's.
+    pub(crate) fn start_with(nexusd: &Path, mothership: &Path, keys: &str, variables: &[(String, String)]) -> Self {
         let files = Files::new();
         let data = files.at("mothership");
         let data_text = data.to_str().unwrap();
@@ -71,7 +76,7 @@ impl System {
                 "server_url: {url}\n\
                  name: bench\n\
                  work_dir: {home}/facilities\n\
-                 supported_sandbox_profiles: [untrusted, host]\n\
+                 {keys}\n\
                  max_concurrent_directives: {SLOTS}\n\
                  poll: {{ max_directives_to_claim: {SLOTS} }}\n\
                  tls:\n  \
@@ -87,7 +92,9 @@ impl System {
         let mut words = vec!["-config", config, "--enroll-token-file", enroll_token.to_str().unwrap()];
         words.extend(["-enroll-out-dir", credentials.to_str().unwrap()]);
         output(&mut command(nexusd, &words));
-        let daemon = Process::start(&mut command(nexusd, &["-config", config]), &files.at("nexusd.log"));
+        let mut daemon = command(nexusd, &["-config", config]);
+        daemon.envs(variables.iter().map(|(name, value)| (name, value)));
+        let daemon = Process::start(&mut daemon, &files.at("nexusd.log"));
         let ca = Certificate::from_pem(&fs::read(data.join("ca.pem")).unwrap()).unwrap();
         let client = Client::builder().tls_certs_only([ca]).timeout(PATIENCE).no_proxy().build().unwrap();
         let token = fs::read_to_string(data.join("admin-token")).unwrap().trim().to_owned();

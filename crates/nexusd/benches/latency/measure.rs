@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use rustix::process::Signal;
+use testkit::{Containers, Need};
 
 use crate::control_plane::{SLOTS, System, between};
 use crate::processes::{Files, command, plain_bwrap, plain_bwrap_command, time};
@@ -14,6 +15,8 @@ use crate::processes::{Files, command, plain_bwrap, plain_bwrap_command, time};
 pub(crate) const QUEUED: usize = 200;
 /// How long the idle daemon is watched.
 pub(crate) const IDLE: Duration = Duration::from_secs(10);
+/// Most rounds with containers, each of which takes half a second.
+const CONTAINER_ROUNDS: usize = 30;
 /// Rounds that only warm up: files into the page cache, connections, the first use of everything.
 const WARM_UP: usize = 5;
 
@@ -31,6 +34,10 @@ impl Samples {
         let mut sorted = self.0.clone();
         sorted.sort();
         sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn median(&self) -> Duration {
@@ -54,6 +61,10 @@ pub(crate) struct Measured {
     pub(crate) host: Samples,
     /// Queued to leased, both profiles.
     pub(crate) leasing: Samples,
+    /// `podman run --rm`, with the network and the limits of a directive; empty without podman.
+    pub(crate) podman: Samples,
+    /// A trusted `true`, leased to finished; empty without podman.
+    pub(crate) trusted: Samples,
     /// From the command's write to the control plane's receipt.
     pub(crate) first_byte: Samples,
     /// `nexusd run -- true`, fork to exit.
@@ -81,7 +92,31 @@ pub(crate) async fn everything(nexusd: &Path, mothership: &Path, rounds: usize) 
     tokio::time::sleep(IDLE).await;
     measured.idle = system.daemon.processor_time().saturating_sub(before);
     measured.resident.1 = system.daemon.resident();
+    drop(system);
+    if Need::Podman.missing().is_none() {
+        in_containers(nexusd, mothership, &mut measured).await;
+    }
     measured
+}
+
+/// Containers, with a system of their own: podman takes from the machine what the others would miss.
+async fn in_containers(nexusd: &Path, mothership: &Path, measured: &mut Measured) {
+    let containers = Containers::of_tests();
+    let keys = format!(
+        "supported_sandbox_profiles: [trusted]\ncontainer: {{ image: \"{}\", network: isolated }}",
+        Containers::IMAGE
+    );
+    let system = System::start_with(nexusd, mothership, &keys, &containers.environment());
+    let facility = system.facility().await;
+    let limits = ["--network=none", "--pids-limit=1024", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"];
+    for round in 0..(WARM_UP + measured.rounds).min(CONTAINER_ROUNDS) {
+        let plain = time(containers.podman().args(["run", "--rm"]).args(limits).args([Containers::IMAGE, "true"]));
+        let trusted = system.run(&facility, "trusted", "true").await;
+        if round >= WARM_UP {
+            measured.podman.push(plain);
+            measured.trusted.push(trusted.lease_to_end());
+        }
+    }
 }
 
 async fn one_after_the_other(system: &System, nexusd: &Path, measured: &mut Measured) {

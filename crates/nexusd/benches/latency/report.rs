@@ -11,6 +11,8 @@ const ONE_SHOT_OVER_RAW: Duration = Duration::from_millis(8);
 const HOST: Duration = Duration::from_millis(3);
 const LEASING: Duration = Duration::from_millis(2);
 const FIRST_BYTE: Duration = Duration::from_millis(5);
+/// How much longer than plain podman a directive may take.
+const TRUSTED_TO_PODMAN: f64 = 1.25;
 /// Bytes.
 const RESIDENT: u64 = 15_000_000;
 /// Of one processor: what a look at the clock ticks of ten seconds could not tell from nothing.
@@ -29,6 +31,13 @@ pub(crate) fn table(measured: &Measured) -> String {
     table.samples("queued → leased", &measured.leasing, Some(LEASING));
     table.samples("first log byte, written → received", &measured.first_byte, Some(FIRST_BYTE));
     table.samples("nexusd run -- true", &measured.one_shot, Some(raw + ONE_SHOT_OVER_RAW));
+    if measured.podman.is_empty() {
+        table.line("trusted: not measured, for want of podman or of the tests' image", "", "", "", "");
+    } else {
+        table.samples("plain podman run --rm … true", &measured.podman, None);
+        let goal = measured.podman.median().mul_f64(TRUSTED_TO_PODMAN);
+        table.samples("trusted `true`, leased → finished", &measured.trusted, Some(goal));
+    }
     table.rule();
     let per_second = |rate: f64| format!("{rate:.0}/s");
     table.line("plain bwrap, xargs -P5", &per_second(measured.raw_rate), "", "", "");
