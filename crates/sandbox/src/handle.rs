@@ -317,8 +317,6 @@ impl RunHandle {
     }
 
     fn kill_outermost(&mut self) {
-        // A container's helper is no descendant of it.
-        self.around.control.hang_up();
         if let Err(error) = self.process.kill() {
             tracing::error!(%error, "cannot kill the sandbox's outermost process");
         }
@@ -330,6 +328,8 @@ impl RunHandle {
     /// Makes sure that nothing is left, and says how it ended.
     async fn finish(&mut self, begun: Instant) -> Exit {
         let wall = begun.elapsed();
+        // A container's helper may live on without podman: it is told.
+        self.around.control.hang_up();
         // The helper's report may still lie in the socket; its end of file says that PID 1 is gone too.
         let gone = async {
             while !self.heard_end {

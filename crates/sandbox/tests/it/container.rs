@@ -352,3 +352,21 @@ async fn the_image_that_was_looked_at_is_the_one_that_runs() {
     podman(&["rmi", &name, &other]);
     assert_eq!((code, said.as_str(), told), (0, "ran\n", Some(digest)));
 }
+
+/// Whoever kills podman itself does not leave its container running: it is dead when the end is told.
+#[tokio::test]
+async fn a_killed_podman_takes_its_container_along() {
+    require!(Root, Podman);
+    let bed = bed().await;
+    let marker = format!("20{}", std::process::id());
+    let (mut handle, _stdout, _stderr) = bed.start(sh(&format!("sleep {marker}"))).await.unwrap();
+    handle.ready().await.unwrap();
+    handle.release().unwrap();
+    until("the command runs", || !crate::bed::processes_with(&marker).is_empty()).await;
+    let client = rustix::process::Pid::from_raw(handle.pid().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(client, rustix::process::Signal::KILL).unwrap();
+    let (_keep, stop) = watch::channel(None);
+    let exit = handle.wait(stop).await;
+    assert!(matches!(exit.ended, EndedBy::Engine(_)), "{exit:?}");
+    assert_eq!(crate::bed::processes_with(&marker), Vec::<i32>::new());
+}
