@@ -31,12 +31,12 @@ timeout --foreground --kill-after=5 "$seconds" qemu-system-x86_64 \
     -serial stdio -serial "file:$work/console" -serial "file:$work/verdict" \
     "$@" \
     -kernel "$kernel/vmlinuz" -initrd "$kernel/initramfs" \
-    -append "nexus.vm console=ttyS1 panic=-1 $options" </dev/null
+    -append "nexus.vm nexus.patience=$((seconds > 40 ? seconds - 20 : seconds / 2)) console=ttyS1 panic=-1 $options" </dev/null
 qemu=$?
 
 failed() { # why, code
     echo "vm: $1; the last of what its kernel said:" >&2
-    tail -n 60 "$work/console" | tr -d '\r' | sed 's/^/    /' >&2
+    tail -n 150 "$work/console" | tr -d '\r' | sed 's/^/    /' >&2
     exit "$2"
 }
 case $qemu in

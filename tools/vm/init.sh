@@ -19,6 +19,12 @@ stty -F /dev/ttyS0 -onlcr
 stty -F /dev/ttyS2 raw
 dmesg -n 3 # what the kernel tells of every killed process is in dmesg, and takes its time on a serial line
 
+# Little before the machine is switched off it says on its console where it stands.
+(sleep "$(sed -n 's/.* nexus.patience=\([0-9]*\).*/\1/p' /proc/cmdline)"
+    dmesg -n 8
+    ps -eo pid,ppid,stat,wchan:24,args | tail -n 50 >/dev/ttyS1
+    echo w >/proc/sysrq-trigger
+    echo l >/proc/sysrq-trigger) &
 /payload &
 payload=$!
 # Orphans of the tests become process 1's: it reaps whoever ends while it waits.

@@ -21,6 +21,7 @@ run() { # label, directory, program, test
     local start verdict
     start=$(date +%s%N)
     dmesg --clear
+    echo "<1>begins: $1 $4" >/dev/kmsg # if the machine stands still, its console says in which test
     (cd "$2" && exec timeout --kill-after=5 "$seconds" "$3" --exact "$4" --show-output) >"$output" 2>&1
     case $? in
     0) verdict=PASS ;;
