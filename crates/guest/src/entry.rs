@@ -6,7 +6,7 @@ use core::ffi::{CStr, c_char};
 use crate::init::os;
 
 /// Most arguments that are looked at: one more than any use has, so that too many are seen.
-const MOST: usize = 4;
+const MOST: usize = 6;
 
 /// The kernel jumps here with the argument count at the top of the stack, the arguments above it, and no caller to go back
 /// to (System V ABI, "process initialization").

@@ -10,6 +10,7 @@ pub(crate) mod file;
 pub(crate) mod landlock;
 pub(crate) mod memory;
 pub(crate) mod os;
+pub(crate) mod probe;
 pub(crate) mod relay;
 pub(crate) mod socket;
 pub(crate) mod sys;

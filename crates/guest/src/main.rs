@@ -9,6 +9,7 @@
 //! nexus-init container          the same in a container, which ends with the control socket
 //! nexus-init host               a subreaper: collects what the command leaves behind, and kills it
 //! nexus-init connect HOST PORT  ProxyCommand: joins stdin and stdout to HOST:PORT through the proxy
+//! nexus-init probe KIND …       tries what a sandbox must not let happen, for `nexusd doctor --prove`
 //! ```
 
 #![no_std]
@@ -29,7 +30,7 @@ mod init;
 
 use core::panic::PanicInfo;
 
-use init::{connect, memory, os};
+use init::{connect, memory, os, probe};
 
 /// What a shell would say of a program that a signal killed is no number of ours, and Rust's own for a panic is this.
 const PANICKED: i32 = 101;
@@ -44,8 +45,9 @@ fn run(arguments: &[&[u8]]) -> i32 {
         [b"container"] => init::supervise(init::Mode::Container),
         [b"host"] => init::supervise(init::Mode::Host),
         [b"connect", host, port] => connect::run(host, port),
+        [b"probe", probe @ ..] => probe::run(probe),
         _ => {
-            init::complain("usage: nexus-init sandbox | container | host | connect HOST PORT");
+            init::complain("usage: nexus-init sandbox | container | host | connect HOST PORT | probe KIND ...");
             2
         }
     }

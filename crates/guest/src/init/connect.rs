@@ -1,7 +1,7 @@
 //! `connect HOST PORT`: ssh's ProxyCommand. Joins standard input and output to HOST:PORT through the proxy.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt::{Display, Formatter};
 
@@ -56,7 +56,21 @@ pub(crate) fn run(host: &[u8], port: &[u8]) -> i32 {
 }
 
 fn join(target: &str) -> Result<(), Failure> {
-    let proxy = socket::connect(PORT)?;
+    let (proxy, answer) = tunnel(target, PORT)?;
+    relay::relay(&proxy, answer).map_err(Failure::System)
+}
+
+/// Whether the proxy at this port opens a tunnel there; else what it, or the kernel, said, on one line.
+pub(crate) fn ask(target: &str, port: u16) -> Result<(), String> {
+    match tunnel(target, port) {
+        Ok(_) => Ok(()),
+        Err(failure) => Err(failure.to_string().lines().collect::<Vec<_>>().join(" ")),
+    }
+}
+
+/// A tunnel through the proxy, and what came behind its answer.
+fn tunnel(target: &str, port: u16) -> Result<(Fd, Vec<u8>), Failure> {
+    let proxy = socket::connect(port)?;
     socket::send(proxy.0, format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes(), None)?;
     let mut answer = Vec::with_capacity(relay::ROOM);
     let head = read_head(&proxy, &mut answer)?;
@@ -66,7 +80,7 @@ fn join(target: &str) -> Result<(), Failure> {
         answer.truncate(MAX_TEXT);
         return Err(Failure::Answer(format!("{line}\n{}", String::from_utf8_lossy(&answer).trim())));
     }
-    relay::relay(&proxy, answer).map_err(Failure::System)
+    Ok((proxy, answer))
 }
 
 /// The answer up to the empty line. What came behind it belongs to the tunnel and stays in the buffer.

@@ -9,12 +9,16 @@ use alloc::vec::Vec;
 use super::sys::{BestEffort, Errno, call};
 
 const AT_FDCWD: i32 = -100;
-const O_WRONLY: i32 = 1;
+pub(crate) const O_WRONLY: i32 = 1;
+pub(crate) const O_CREAT: i32 = 0o100;
 const O_TRUNC: i32 = 0o1_000;
+pub(crate) const O_NONBLOCK: i32 = 0o4_000;
 const O_CLOEXEC: i32 = 0o2_000_000;
 /// Relative to the architecture: aarch64 has its own value.
 const O_DIRECTORY: i32 = if cfg!(target_arch = "x86_64") { 0o200_000 } else { 0o40_000 };
 const O_PATH: i32 = 0o10_000_000;
+
+const LOCK_EX_NB: i32 = 2 | 4;
 
 const F_SETFD: i32 = 2;
 const FD_CLOEXEC: i32 = 1;
@@ -51,9 +55,23 @@ pub(crate) fn close_on_exec(fd: i32) {
     unsafe { call!(FCNTL, fd, F_SETFD, FD_CLOEXEC) }.best_effort();
 }
 
-fn open(path: &CStr, flags: i32) -> Result<Fd, Errno> {
+pub(crate) fn open(path: &CStr, flags: i32) -> Result<Fd, Errno> {
     // SAFETY: the path is null-terminated.
-    Fd::from_call(unsafe { call!(OPENAT, AT_FDCWD, path.as_ptr(), flags | O_CLOEXEC, 0) })
+    Fd::from_call(unsafe { call!(OPENAT, AT_FDCWD, path.as_ptr(), flags | O_CLOEXEC, 0o600) })
+}
+
+/// The two ends of a pipe: the one that is read, and the one that is written.
+pub(crate) fn pipe() -> Result<(Fd, Fd), Errno> {
+    let mut ends = [-1_i32; 2];
+    // SAFETY: the kernel writes two descriptors there.
+    unsafe { call!(PIPE2, ends.as_mut_ptr(), O_CLOEXEC) }?;
+    Ok((Fd(ends[0]), Fd(ends[1])))
+}
+
+/// Takes an exclusive lock of an open file, without waiting (flock(2)).
+pub(crate) fn lock(file: &Fd) -> Result<(), Errno> {
+    // SAFETY: no memory is passed.
+    unsafe { call!(FLOCK, file.0, LOCK_EX_NB) }.map(drop)
 }
 
 /// Opens a file to read it, or to pass it on.

@@ -166,6 +166,26 @@ pub(crate) fn signal_process(process: &Fd, signal: i32) {
     unsafe { call!(PIDFD_SEND_SIGNAL, process.0, signal, null::<u8>(), 0) }.best_effort();
 }
 
+/// Sends a signal to a process by its number.
+pub(crate) fn signal_number(pid: i32, signal: i32) -> Result<(), Errno> {
+    // SAFETY: no memory is passed.
+    unsafe { call!(KILL, pid, signal) }.map(drop)
+}
+
+/// Leaves a namespace for a new one (unshare(2)).
+pub(crate) fn leave_namespace(flag: i32) -> Result<(), Errno> {
+    // SAFETY: no memory is passed; this process has one thread.
+    unsafe { call!(UNSHARE, flag) }.map(drop)
+}
+
+/// Becomes the first of a session of its own, to which no signal is sent but by its number, and which blocks all that can
+/// be blocked.
+pub(crate) fn stand_alone() {
+    // SAFETY: no memory is passed.
+    unsafe { call!(SETSID) }.best_effort();
+    set_signal_mask(SIG_SETMASK, SignalSet::MAX);
+}
+
 pub(crate) fn enter(path: &[u8]) -> Result<(), Errno> {
     let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the path is null-terminated.

@@ -11,6 +11,8 @@ const AF_INET: u16 = 2;
 const SOCK_STREAM_CLOEXEC: i32 = 1 | 0o2_000_000;
 const SOL_SOCKET: i32 = 1;
 const SO_REUSEADDR: i32 = 2;
+const SO_ERROR: i32 = 4;
+const SOCK_NONBLOCK: i32 = 0o4_000;
 const SCM_RIGHTS: i32 = 1;
 const SHUT_WR: i32 = 1;
 const MSG_DONTWAIT: i32 = 0x40;
@@ -129,6 +131,29 @@ pub(crate) fn connect(port: u16) -> Result<Fd, Errno> {
     // SAFETY: the address lives across the call and is as large as said.
     unsafe { call!(CONNECT, socket.0, &raw const address, size_of::<Address>()) }?;
     Ok(socket)
+}
+
+/// Connects a stream to an address as the kernel takes it (a struct sockaddr of the family), waiting at most that many
+/// milliseconds.
+pub(crate) fn connect_to(family: u16, address: &[u8], timeout: i32) -> Result<Fd, Errno> {
+    let kind = SOCK_STREAM_CLOEXEC | SOCK_NONBLOCK;
+    // SAFETY: no memory is passed.
+    let socket = Fd::from_call(unsafe { call!(SOCKET, i32::from(family), kind, 0) })?;
+    // SAFETY: the address lives across the call and is as long as said.
+    match unsafe { call!(CONNECT, socket.0, address.as_ptr(), address.len()) } {
+        Err(Errno::EINPROGRESS) => {}
+        result => return result.map(|_| socket),
+    }
+    let mut watched = [Watched::new(socket.0, POLLOUT)];
+    poll(&mut watched, timeout);
+    let [watched] = watched;
+    if !watched.is_ready() {
+        return Err(Errno::ETIMEDOUT);
+    }
+    let (mut error, mut size) = (0_i32, 4_u32);
+    // SAFETY: the value and its size live across the call.
+    unsafe { call!(GETSOCKOPT, socket.0, SOL_SOCKET, SO_ERROR, &raw mut error, &raw mut size) }?;
+    if error == 0 { Ok(socket) } else { Err(Errno(error)) }
 }
 
 /// Sends what the socket takes at once. Where nobody is at the other end any more, that is an error, no signal.

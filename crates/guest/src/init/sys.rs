@@ -15,9 +15,12 @@ impl Errno {
     pub(crate) const EBADF: Self = Self(9);
     pub(crate) const ECHILD: Self = Self(10);
     pub(crate) const EAGAIN: Self = Self(11);
+    pub(crate) const ENOMEM: Self = Self(12);
     pub(crate) const ENOTDIR: Self = Self(20);
     pub(crate) const EINVAL: Self = Self(22);
     pub(crate) const ENOTSOCK: Self = Self(88);
+    pub(crate) const ETIMEDOUT: Self = Self(110);
+    pub(crate) const EINPROGRESS: Self = Self(115);
 }
 
 /// For what is tried: its failure changes nothing, and there is nobody to tell.
@@ -55,11 +58,13 @@ numbers! {
     BIND 49 200
     LISTEN 50 201
     SETSOCKOPT 54 208
+    GETSOCKOPT 55 209
     CLONE 56 220
     EXECVE 59 221
     WAIT4 61 260
     KILL 62 129
     FCNTL 72 25
+    FLOCK 73 32
     CHDIR 80 49
     UMASK 95 166
     GETRUSAGE 98 165
@@ -71,9 +76,11 @@ numbers! {
     WAITID 247 95
     OPENAT 257 56
     READLINKAT 267 78
+    UNSHARE 272 97
     PPOLL 271 73
     SIGNALFD4 289 74
     DUP3 292 24
+    PIPE2 293 59
     PRLIMIT64 302 261
     PIDFD_SEND_SIGNAL 424 424
     PIDFD_OPEN 434 434

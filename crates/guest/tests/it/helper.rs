@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Puts the helper into a directory. Another process writes the file: one that this process had open for writing could be
 /// busy when it is executed, by way of a fork in another test.
-fn install(dir: &TempDir) -> PathBuf {
+pub(crate) fn install(dir: &TempDir) -> PathBuf {
     let path = dir.path().join("nexus-init");
     let mut child = Command::new("sh")
         .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])

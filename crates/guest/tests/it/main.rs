@@ -3,3 +3,4 @@
 
 mod frames;
 mod helper;
+mod probe;
