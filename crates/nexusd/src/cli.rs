@@ -15,6 +15,7 @@ mod invocation;
 mod tests;
 
 pub use flags::{command, completions};
+pub(crate) use invocation::quote;
 pub use invocation::{EnrollArgs, Invocation, RunArgs, TokenSource, Usage, parse};
 
 /// The version alone, as the protocol carries it.

@@ -14,6 +14,7 @@ mod facts;
 mod kernel;
 mod mothership;
 mod programs;
+mod prove;
 mod report;
 mod rows;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod tests;
 use conduits::DriverKind;
 
 pub use facts::Subject;
+pub use prove::{Proof, prove};
 pub use report::{Report, Row, State};
 
 /// Checks the host. `drivers` are those of the daemon, made in a directory that no running daemon uses; the `Err` says

@@ -74,7 +74,8 @@ fn dispatch(invocation: Invocation) -> Result<ExitCode> {
     match invocation {
         Invocation::Daemon { config } => daemons_runtime()?.block_on(start(&config)),
         Invocation::Version => say(&cli::version_line()),
-        Invocation::Doctor { config, json } => runtime()?.block_on(examine(&config, json)),
+        Invocation::Doctor { config, json, prove: false } => runtime()?.block_on(examine(&config, json)),
+        Invocation::Doctor { config, json, prove: true } => runtime()?.block_on(prove(&config, json)),
         Invocation::Enroll(args) => runtime()?.block_on(enroll_here(&args)),
         Invocation::Run(args) => {
             let runtime = runtime()?;
@@ -233,6 +234,16 @@ async fn examine(source: &ConfigSource, json: bool) -> Result<ExitCode> {
     let text = if json { format!("{:#}\n", report.to_json()) } else { report.render() };
     print(text.as_bytes())?;
     Ok(if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn prove(source: &ConfigSource, json: bool) -> Result<ExitCode> {
+    let (config, _) = load_or_built_in(source)?;
+    init_log(LogLevel::Warn, LogFormat::Text)?;
+    let around = surroundings(String::new(), Starts::Few);
+    let proof = doctor::prove(&config, &around, &std::env::temp_dir()).await.map_err(anyhow::Error::msg)?;
+    let text = if json { format!("{:#}\n", proof.to_json()) } else { proof.render() };
+    print(text.as_bytes())?;
+    Ok(if proof.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn load(source: &ConfigSource) -> Result<Config> {

@@ -25,7 +25,7 @@ use crate::rootfs::progress::Audience;
 use crate::rootfs::{self, RootfsError, Wanted};
 use crate::signals::{Leave, Signals};
 
-mod facility;
+pub(crate) mod facility;
 mod scratch;
 mod stdin;
 

@@ -93,6 +93,10 @@ pub(super) enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+
+        /// Attack the sandboxes of the configured profiles on this host, and say what held
+        #[arg(long)]
+        prove: bool,
     },
     /// Enrol this territory at the mothership
     Enroll(EnrollFlags),

@@ -34,6 +34,8 @@ pub enum Invocation {
         config: ConfigSource,
         /// Print JSON.
         json: bool,
+        /// Attack the sandboxes of the configured profiles instead.
+        prove: bool,
     },
     /// Enrol this territory.
     Enroll(EnrollArgs),
@@ -197,7 +199,7 @@ fn invocation(flags: Flags, platform: Platform) -> Result<Invocation, Usage> {
         return Err(mistake("--json goes with -doctor"));
     }
     match flags.command {
-        None if flags.doctor => Ok(Invocation::Doctor { config, json: flags.json }),
+        None if flags.doctor => Ok(Invocation::Doctor { config, json: flags.json, prove: false }),
         None if wants_enrolment => enroll(
             config,
             EnrollFlags {
@@ -213,7 +215,7 @@ fn invocation(flags: Flags, platform: Platform) -> Result<Invocation, Usage> {
         ),
         None => Ok(Invocation::Daemon { config }),
         Some(Command::Run(flags)) => run(config, flags, platform),
-        Some(Command::Doctor { json }) => Ok(Invocation::Doctor { config, json }),
+        Some(Command::Doctor { json, prove }) => Ok(Invocation::Doctor { config, json, prove }),
         Some(Command::Enroll(flags)) => enroll(config, flags),
         Some(Command::Rootfs { command: RootfsCommand::Ensure }) => Ok(Invocation::RootfsEnsure { config }),
         Some(Command::Config { command: ConfigCommand::Check }) => Ok(Invocation::ConfigCheck { config }),
@@ -290,7 +292,8 @@ fn script(words: &[String]) -> String {
     }
 }
 
-fn quote(word: &str) -> String {
+/// A word as a shell reads it back.
+pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();

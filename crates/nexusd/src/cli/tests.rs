@@ -25,7 +25,7 @@ fn source(path: Option<&str>) -> ConfigSource {
 
 #[test]
 fn the_guides_flags_and_the_subcommands_mean_the_same() {
-    let doctor = |json| Invocation::Doctor { config: source(Some("x.yaml")), json };
+    let doctor = |json| Invocation::Doctor { config: source(Some("x.yaml")), json, prove: false };
     let table = [
         ("", Invocation::Daemon { config: source(None) }),
         ("-config x.yaml", Invocation::Daemon { config: source(Some("x.yaml")) }),
@@ -35,7 +35,7 @@ fn the_guides_flags_and_the_subcommands_mean_the_same() {
         ("-version", Invocation::Version),
         ("--version", Invocation::Version),
         ("-V", Invocation::Version),
-        ("-doctor", Invocation::Doctor { config: source(None), json: false }),
+        ("-doctor", Invocation::Doctor { config: source(None), json: false, prove: false }),
         ("-doctor -config x.yaml", doctor(false)),
         ("-doctor=true -config=x.yaml --json", doctor(true)),
         ("-doctor=false", Invocation::Daemon { config: source(None) }),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// Width of the name's column, and of the rules.
 const NAME_WIDTH: usize = 26;
-const RULE: &str = "──────────────────────────────────────────────────";
+pub(super) const RULE: &str = "──────────────────────────────────────────────────";
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -62,6 +62,14 @@ impl Row {
         Self::new(name, State::Fail, detail, Some(mend.into()))
     }
 
+    /// The guide's look. A mend stands beneath its row, in the column of the details.
+    pub(super) fn render(&self, text: &mut String) {
+        text.push_str(&format!("  {} {:<NAME_WIDTH$}{}\n", self.state.icon(), self.name, self.detail));
+        if let Some(mend) = &self.mend {
+            text.push_str(&format!("    {:<NAME_WIDTH$}→ {mend}\n", ""));
+        }
+    }
+
     /// What programs and servers say goes to a terminal: one line, no control characters.
     fn new(name: &'static str, state: State, detail: impl Into<String>, mend: Option<String>) -> Self {
         let clean = |text: String| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
@@ -83,16 +91,11 @@ impl Report {
         self.rows.iter().any(|row| row.state == State::Fail)
     }
 
-    /// The guide's look. A mend stands beneath its row, in the column of the details.
+    /// The guide's look.
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = format!("nexusd doctor\n{RULE}\n");
-        for row in &self.rows {
-            text.push_str(&format!("  {} {:<NAME_WIDTH$}{}\n", row.state.icon(), row.name, row.detail));
-            if let Some(mend) = &row.mend {
-                text.push_str(&format!("    {:<NAME_WIDTH$}→ {mend}\n", ""));
-            }
-        }
+        self.rows.iter().for_each(|row| row.render(&mut text));
         let end = if self.failed() { "Some checks failed. See details above." } else { "All checks passed." };
         text.push_str(&format!("{RULE}\n  {end}\n"));
         text

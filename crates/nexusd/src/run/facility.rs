@@ -20,9 +20,9 @@ use crate::facility::{Facilities, Occupied, Owner};
 
 /// A folder that this run alone works in, until the value is dropped.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(crate) struct Folder {
     /// Where it really is, behind links.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     _held: Held,
 }
 
@@ -41,7 +41,7 @@ enum Held {
 ///
 /// # Errors
 /// Somebody works there, it is not one that the sandbox could write to, or the file system refused.
-pub(super) async fn take(
+pub(crate) async fn take(
     engine: &Engine,
     named: Option<&Path>,
     temp: &Path,

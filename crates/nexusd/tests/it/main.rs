@@ -23,6 +23,7 @@ mod outbox;
 mod packaging;
 mod planted;
 mod preparing;
+mod prove;
 mod removing;
 mod restarting;
 mod resting;
