@@ -9,7 +9,7 @@ use conduits::DirectiveId;
 use rustix::fs::{Mode, OFlags};
 
 use super::entry::{Entry, ReportKind, file_name};
-use super::slots::Slots;
+use super::slots::{Damaged, Slots};
 
 /// Largest file that is read back: a diff of the default 1 MiB in base64 is far below.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -27,6 +27,18 @@ pub enum OutboxError {
         /// Why not.
         source: io::Error,
     },
+    /// The outbox cannot be taken up.
+    #[error("cannot {what} {}: {source}{mend}", path.display())]
+    Open {
+        /// What was tried.
+        what: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+        /// What mends it, where that is known.
+        mend: String,
+    },
     /// The report is not JSON.
     #[error("the report cannot be written: {0}")]
     Encode(#[from] serde_json::Error),
@@ -42,6 +54,14 @@ pub enum OutboxError {
 }
 
 impl OutboxError {
+    fn open(what: &'static str, path: PathBuf, source: io::Error) -> Self {
+        let mend = match source.kind() {
+            io::ErrorKind::PermissionDenied => mend(&path, rustix::process::geteuid().as_raw()).unwrap_or_default(),
+            _ => String::new(),
+        };
+        Self::Open { what, path, source, mend }
+    }
+
     /// True when the disk is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
@@ -67,25 +87,28 @@ pub(super) struct Found {
 
 impl Store {
     pub(super) fn open(dir: PathBuf) -> Result<(Self, Found), OutboxError> {
-        let io = |what| {
-            let path = dir.clone();
-            move |source: io::Error| OutboxError::Io { what, path, source }
+        let path = dir.join(SLOTS_FILE);
+        let io = |what, path: &Path| {
+            let path = path.to_path_buf();
+            move |source: io::Error| OutboxError::open(what, path, source)
         };
-        make_private_dir(&dir).map_err(io("cannot make the outbox"))?;
+        let new = !dir.exists();
+        make_private_dir(&dir).map_err(io("make the outbox", &dir))?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&dir, flags, Mode::empty()).map_err(|e| io("cannot open the outbox")(e.into()))?;
-        let no_slots = aside_unless_file(&dir.join(SLOTS_FILE)).map_err(io("cannot set aside what is no file in"))?;
-        let (slots, in_slots) = Slots::open(&dir.join(SLOTS_FILE)).map_err(io("cannot open the slots of"))?;
-        rustix::fs::fsync(&fd).map_err(|e| io("cannot sync")(e.into()))?;
-        let mut found = scan(&dir, in_slots.entries).map_err(io("cannot list the outbox"))?;
-        found.set_aside.extend(no_slots);
-        for (index, bytes, why) in in_slots.damaged {
-            let aside = free_name(&dir.join(format!("{SLOTS_FILE}-{index}")));
-            fs::write(&aside, bytes).map_err(io("cannot set aside a slot of"))?;
-            slots.clear(index).map_err(io("cannot empty a slot of"))?;
-            say_damaged(&aside, &why.to_string());
-            found.set_aside.push(aside);
+        let fd = rustix::fs::open(&dir, flags, Mode::empty()).map_err(|e| io("open the outbox", &dir)(e.into()))?;
+        let mut set_aside = Vec::new();
+        for of_ours in [path.clone(), path.with_extension("tmp")] {
+            set_aside.extend(aside_unless_file(&of_ours).map_err(io("set aside what is no file at", &of_ours))?);
         }
+        let (slots, in_slots) = Slots::open(&path).map_err(io("open the outbox's slots", &path))?;
+        rustix::fs::fsync(&fd).map_err(|e| io("sync the outbox", &dir)(e.into()))?;
+        if in_slots.made && !new && set_aside.is_empty() {
+            tracing::warn!(file = %path.display(), "the outbox's slots were not there: reports that were in them, if any, are lost");
+        }
+        let mut found = scan(&dir, in_slots.entries).map_err(io("read the outbox", &dir))?;
+        found.set_aside.extend(set_aside);
+        found.set_aside.extend(aside_of_slots(&path, &in_slots.damaged).map_err(io("set aside slots of", &path))?);
+        slots.mend(&in_slots.damaged).map_err(io("empty slots of", &path))?;
         Ok((Self { dir, fd, slots }, found))
     }
 
@@ -174,6 +197,18 @@ impl Store {
     }
 }
 
+/// What lets the user `me` at a file or folder of his own again.
+fn mend(path: &Path, me: u32) -> Option<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = fs::metadata(path).ok()?;
+    let mode = if found.is_dir() { "700" } else { "600" };
+    let path = path.display();
+    Some(match found.uid() {
+        owner if owner == me => format!("; chmod {mode} {path}"),
+        owner => format!("; it belongs to uid {owner}: chown {me} {path} and chmod {mode} {path}"),
+    })
+}
+
 /// The slots' file.
 const SLOTS_FILE: &str = "slots";
 
@@ -192,6 +227,40 @@ fn free_name(path: &Path) -> PathBuf {
     };
     let mut names = (2_u64..).map(|number| named(&format!(".{number}")));
     Some(named("")).filter(|first| !first.exists()).or_else(|| names.find(|name| !name.exists())).unwrap_or_default()
+}
+
+/// Sets aside what damaged slots hold, one file each, and says which slots have lost what they held.
+fn aside_of_slots(path: &Path, damaged: &[Damaged]) -> io::Result<Vec<PathBuf>> {
+    let mut set_aside = Vec::new();
+    let mut lost: Vec<(usize, usize, &str)> = Vec::new();
+    for Damaged { index, bytes, why } in damaged {
+        if bytes.is_empty() {
+            match lost.last_mut() {
+                Some((_, last, of)) if *last + 1 == *index && of == why => *last = *index,
+                _ => lost.push((*index, *index, why)),
+            }
+            continue;
+        }
+        let aside = free_name(&path.with_file_name(format!("{SLOTS_FILE}-{index}")));
+        fs::write(&aside, bytes)?;
+        tracing::error!(
+            file = %path.display(),
+            slot = index,
+            set_aside = %aside.display(),
+            why,
+            "a damaged slot was set aside; the outcome of a directive may not be known to the mothership"
+        );
+        set_aside.push(aside);
+    }
+    for (first, last, why) in lost {
+        tracing::error!(
+            file = %path.display(),
+            slots = %format_args!("{first} to {last}"),
+            why,
+            "slots are lost; what was reported in them, if anything, may not be known to the mothership"
+        );
+    }
+    Ok(set_aside)
 }
 
 /// Sets aside what lies where a file of ours belongs and is none: a folder, a link, a pipe that reading would wait for.

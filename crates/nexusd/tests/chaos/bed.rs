@@ -272,7 +272,7 @@ impl Bed {
         let mut left: Vec<_> = names(&spool).iter().map(|id| format!("{id}: {:?}", names(&spool.join(id)))).collect();
         left.extend(names(&state.join("outbox")).into_iter().filter(|name| name != "slots"));
         let slots = std::fs::read(state.join("outbox/slots")).unwrap();
-        let taken = slots.chunks(4096).filter(|slot| slot[0] != 0);
+        let taken = slots.chunks(4096).filter(|slot| !slot.starts_with(b"vacant") && slot[0] != 0);
         left.extend(taken.map(|slot| String::from_utf8_lossy(&slot[..300]).into_owned()));
         left
     }

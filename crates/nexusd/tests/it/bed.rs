@@ -127,7 +127,10 @@ pub(crate) const ORDINARY: u32 = 65_534;
 pub(crate) fn ordinary_user_s(dir: &WorkDir) -> Command {
     let own = dir.join("nexusd");
     let program = Path::new(env!("CARGO_BIN_EXE_nexusd"));
-    std::fs::hard_link(program, &own).or_else(|_| std::fs::copy(program, &own).map(drop)).unwrap();
+    // A second daemon has the first one's: a copy over a link to the program would empty the program.
+    if !own.exists() {
+        std::fs::hard_link(program, &own).or_else(|_| std::fs::copy(program, &own).map(drop)).unwrap();
+    }
     std::os::unix::fs::chown(dir.path(), Some(ORDINARY), Some(ORDINARY)).unwrap();
     let mut command = Command::new("setpriv");
     command.args([format!("--reuid={ORDINARY}"), format!("--regid={ORDINARY}"), "--clear-groups".to_owned()]);

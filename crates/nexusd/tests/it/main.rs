@@ -8,6 +8,7 @@ mod collecting;
 mod config;
 mod conformance;
 mod containers;
+mod damaged;
 mod doctor;
 mod egress;
 mod endings;

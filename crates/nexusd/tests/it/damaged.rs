@@ -1,0 +1,90 @@
+//! Files of a killed daemon that somebody or something has damaged: said by name, never lost in silence, in nobody's way.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use conduits::{DirectiveId, DirectiveState};
+use rustix::process::Signal;
+use serde_json::json;
+use testkit::stub::FaultKind;
+use testkit::wait::until;
+use testkit::{Endpoint, Fault, Output, Process, StubOptions, require};
+
+use crate::bed::{Bed, ORDINARY, SOON, ordinary_user_s, start};
+
+/// The slot with this report of a directive.
+fn slot_of(slots: &Path, id: &DirectiveId, kind: &str) -> Option<usize> {
+    let bytes = std::fs::read(slots).unwrap();
+    let parts = [format!("\"directive_id\":\"{id}\""), format!("\"kind\":\"{kind}\"")];
+    let holds = |slot: &[u8], part: &str| slot.windows(part.len()).any(|found| found == part.as_bytes());
+    bytes.chunks(4096).position(|slot| slot[0] == b'n' && parts.iter().all(|part| holds(slot, part)))
+}
+
+/// A report that the disk ate is known to be missing, and its neighbours are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_to_the_outbox_s_slots_is_said_and_the_other_reports_are_told() {
+    require!(Bwrap);
+    type Damage = fn(&mut Vec<u8>, usize);
+    let damages: [(&str, Damage, bool); 5] = [
+        ("a first byte of zero", |bytes, at| bytes[at] = 0, true),
+        ("a block of zeros", |bytes, at| bytes[at..at + 4096].fill(0), true),
+        ("a flipped bit", |bytes, at| bytes[at + 200] ^= 1, true),
+        ("cut short", |bytes, at| bytes.truncate(at + 100), true),
+        ("emptied", |bytes, _| bytes.clear(), false),
+    ];
+    let mut bed = Bed::with(StubOptions::full(), "max_concurrent_directives: 2\nobservability: {enabled: false}\n");
+    let slots = bed.dir.join("w/.nexus/outbox/slots");
+    for (what, damage, other_is_told) in damages {
+        bed.stub.fail(Endpoint::Finished, Fault::always(FaultKind::Status(503, None)));
+        let ids = [bed.queue(json!({"command": "true"})), bed.queue(json!({"command": "true"}))];
+        until("both ends are kept", SOON, || {
+            let ended = |id: &DirectiveId| slot_of(&slots, id, "finished").is_some();
+            ids.iter().all(ended).then_some(())
+        });
+        bed.daemon.signal(Signal::KILL);
+        bed.daemon.wait(SOON);
+        let mut at = ids.clone().map(|id| (slot_of(&slots, &id, "finished").unwrap(), id));
+        at.sort();
+        let [(_, kept), (slot, hit)] = at;
+        let mut bytes = std::fs::read(&slots).unwrap();
+        damage(&mut bytes, slot * 4096);
+        std::fs::write(&slots, bytes).unwrap();
+        bed.stub.mend(Endpoint::Finished);
+        bed.daemon = start(&bed.dir);
+        let said = bed.daemon.text(Output::Stderr);
+        let line = said.lines().find(|line| line.contains("ERROR") && line.contains("outbox/slots"));
+        let line = line.unwrap_or_else(|| panic!("{what}: {said}"));
+        assert!(line.contains(&slot.to_string()) || what == "emptied" && line.contains("0"), "{what}: {line}");
+        if other_is_told {
+            assert_eq!(bed.ended(kept).await.report.status.as_str(), "succeeded", "{what}");
+        }
+        assert_ne!(bed.stub.directive(&hit).state, DirectiveState::Succeeded, "{what}");
+        // Said once, and the outbox works on.
+        assert_eq!(bed.run(json!({"command": "true"})).await.outcome(), ("succeeded", 0, ""), "{what}");
+        bed.daemon.signal(Signal::KILL);
+        bed.daemon.wait(SOON);
+        bed.daemon = start(&bed.dir);
+        let said = bed.daemon.text(Output::Stderr);
+        assert!(!said.contains("ERROR"), "{what}: {said}");
+    }
+}
+
+#[test]
+fn an_outbox_that_is_another_user_s_is_named_with_what_mends_it() {
+    require!(Root, Bwrap);
+    let mut bed = Bed::started_by(StubOptions::full(), "", ordinary_user_s);
+    bed.daemon.signal(Signal::TERM);
+    assert!(bed.daemon.wait(SOON).success());
+    let outbox = bed.dir.join("w/.nexus/outbox");
+    for (of_another, mode) in [(outbox.join("slots"), 0o600), (outbox, 0o700)] {
+        std::os::unix::fs::chown(&of_another, Some(0), Some(0)).unwrap();
+        std::fs::set_permissions(&of_another, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut program = ordinary_user_s(&bed.dir);
+        let mut daemon = Process::start(program.arg("-config").arg(bed.dir.join("config.yaml")));
+        assert_eq!(daemon.wait(SOON).code(), Some(1));
+        let said = daemon.text(Output::Stderr);
+        let mend = format!("chown {} {}", ORDINARY, of_another.display());
+        assert!(said.contains(&mend), "{said}");
+        std::os::unix::fs::chown(&of_another, Some(ORDINARY), None).unwrap();
+    }
+}
