@@ -100,9 +100,17 @@ pub fn recover(spool_root: &Path) -> io::Result<Vec<Leftover>> {
     };
     let mut found = Vec::new();
     for item in listing {
-        let path = item?.path();
+        let item = item?;
+        let path = item.path();
+        // Of the thing itself: a link is not followed, wherever it leads.
+        if !item.file_type()?.is_dir() {
+            if !has_extension(&path, SET_ASIDE) {
+                set_aside_what_is_no_folder(&path);
+            }
+            continue;
+        }
         let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<DirectiveId>().ok());
-        let Some(id) = id.filter(|_| path.is_dir()) else { continue };
+        let Some(id) = id else { continue };
         match recover_one(id, &path) {
             Ok(Some(leftover)) => found.push(leftover),
             // Nothing but an empty folder or set-aside files.
@@ -114,6 +122,17 @@ pub fn recover(spool_root: &Path) -> io::Result<Vec<Leftover>> {
     }
     found.sort_by(|a, b| a.directive_id.cmp(&b.directive_id));
     Ok(found)
+}
+
+/// It may be in the way of a directive of that name. Where it cannot be renamed it stays, and says so once more when it is.
+fn set_aside_what_is_no_folder(path: &Path) {
+    let aside = free_name(path, SET_ASIDE);
+    match fs::rename(path, &aside) {
+        Ok(()) => tracing::error!(file = %aside.display(), "what was no folder among the spools was set aside"),
+        Err(error) => {
+            tracing::error!(file = %path.display(), %error, "this is no folder, and cannot be set aside; remove it");
+        }
+    }
 }
 
 /// Makes room for a new lease of a directive: its spool goes, but for what was set aside. Blocking.

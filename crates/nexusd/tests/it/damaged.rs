@@ -88,3 +88,35 @@ fn an_outbox_that_is_another_user_s_is_named_with_what_mends_it() {
         std::os::unix::fs::chown(&of_another, Some(ORDINARY), None).unwrap();
     }
 }
+
+/// What lies where a spool's folder belongs is set aside under a name that says so, and a link is not followed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_folder_among_the_spools_is_set_aside_and_never_followed() {
+    require!(Bwrap);
+    let mut bed = Bed::new();
+    bed.daemon.signal(Signal::KILL);
+    bed.daemon.wait(SOON);
+    let spool = bed.dir.join("w/.nexus/spool");
+    std::fs::create_dir_all(&spool).unwrap();
+    let elsewhere = bed.dir.join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("00000001.seg"), "somebody's own file").unwrap();
+    std::fs::write(spool.join("d-file"), "no folder").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, spool.join("d-link")).unwrap();
+    for start_number in [1, 2] {
+        bed.daemon = start(&bed.dir);
+        let said = bed.daemon.text(Output::Stderr);
+        for name in ["d-file", "d-link"] {
+            let aside = spool.join(format!("{name}.corrupt"));
+            assert!(std::fs::symlink_metadata(&aside).is_ok(), "{name} at start {start_number}: {said}");
+            assert!(std::fs::symlink_metadata(spool.join(name)).is_err(), "{name}: {said}");
+            let named = said.lines().any(|line| line.contains("ERROR") && line.contains(aside.to_str().unwrap()));
+            assert_eq!(named, start_number == 1, "{name} at start {start_number}: {said}");
+        }
+        assert_eq!(std::fs::read_to_string(elsewhere.join("00000001.seg")).unwrap(), "somebody's own file");
+        bed.daemon.signal(Signal::KILL);
+        bed.daemon.wait(SOON);
+    }
+    bed.daemon = start(&bed.dir);
+    assert_eq!(bed.run(json!({"command": "echo next"})).await.outcome(), ("succeeded", 0, "next\n"));
+}
