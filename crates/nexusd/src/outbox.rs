@@ -14,14 +14,14 @@ mod lean;
 mod slots;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use conduits::{DirectiveId, FinishedAnswer, FinishedRequest, StartedAnswer, StartedRequest};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{CallError, Deadline, DirectiveCalls};
@@ -200,56 +200,75 @@ async fn on_disk(id: &DirectiveId, otherwise: &str, work: impl FnOnce() -> Resul
 impl OutboxTask {
     /// Delivers until `cancel`; what is not delivered by then stays on disk.
     pub async fn run(mut self, cancel: CancellationToken) {
-        let mut deliveries = JoinSet::new();
-        // Reports of one directive go one after the other: `finished` must not overtake `started`.
-        let mut behind: BTreeMap<DirectiveId, Vec<Delivery>> = BTreeMap::new();
+        let mut lines = Lines::default();
         loop {
-            tokio::select! {
+            let next = tokio::select! {
                 () = cancel.cancelled() => break,
                 delivery = self.queue.recv() => match delivery {
-                    Some(delivery) => match behind.get_mut(delivery.calls.id()) {
-                        Some(line) => line.push(delivery),
-                        None => {
-                            behind.insert(delivery.calls.id().clone(), Vec::new());
-                            deliveries.spawn(deliver(Arc::clone(&self.store), delivery));
-                        }
-                    },
+                    Some(delivery) => lines.take(delivery),
                     // The last handle is gone: end when what is under way is delivered.
-                    None if deliveries.is_empty() => break,
-                    None => {
-                        if let Some(done) = deliveries.join_next().await {
-                            self.settled(done, &mut behind, &mut deliveries);
-                        }
-                    }
+                    None if lines.under_way.is_empty() => break,
+                    None => match lines.under_way.join_next_with_id().await {
+                        Some(done) => self.settled(done, &mut lines),
+                        None => None,
+                    },
                 },
-                Some(done) = deliveries.join_next() => self.settled(done, &mut behind, &mut deliveries),
+                Some(done) = lines.under_way.join_next_with_id() => self.settled(done, &mut lines),
+            };
+            if let Some(delivery) = next {
+                lines.begin(delivery.calls.id().clone(), deliver(Arc::clone(&self.store), delivery));
             }
         }
-        deliveries.shutdown().await;
+        lines.under_way.shutdown().await;
     }
 
-    fn settled(
-        &self,
-        done: Result<DirectiveId, tokio::task::JoinError>,
-        behind: &mut BTreeMap<DirectiveId, Vec<Delivery>>,
-        deliveries: &mut JoinSet<DirectiveId>,
-    ) {
+    fn settled(&self, done: Result<(Id, ()), JoinError>, lines: &mut Lines) -> Option<Delivery> {
         self.waiting
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)))
             .unwrap_or_default();
-        let id = match done {
-            Ok(id) => id,
-            Err(error) => {
-                tracing::error!(%error, "delivering a report broke off; it stays in the outbox");
-                return;
-            }
-        };
-        let Some(line) = behind.get_mut(&id) else { return };
-        if line.is_empty() {
-            behind.remove(&id);
-        } else {
-            deliveries.spawn(deliver(Arc::clone(&self.store), line.remove(0)));
+        if let Err(error) = &done {
+            tracing::error!(%error, "delivering a report broke off; it stays in the outbox");
         }
+        lines.settled(done.map_or_else(|error| error.id(), |(task, ())| task))
+    }
+}
+
+/// Who is under way, and who waits behind whom: reports of one directive go one after the other, for `finished` must not
+/// overtake `started`.
+#[derive(Debug, Default)]
+struct Lines {
+    under_way: JoinSet<()>,
+    /// Also of one that broke off: whoever waits behind it goes on.
+    whose: HashMap<Id, DirectiveId>,
+    behind: BTreeMap<DirectiveId, VecDeque<Delivery>>,
+}
+
+impl Lines {
+    /// A delivery that may begin now, or none: it waits for another of its directive.
+    fn take(&mut self, delivery: Delivery) -> Option<Delivery> {
+        match self.behind.get_mut(delivery.calls.id()) {
+            Some(line) => {
+                line.push_back(delivery);
+                None
+            }
+            None => Some(delivery),
+        }
+    }
+
+    fn begin(&mut self, id: DirectiveId, delivering: impl Future<Output = ()> + Send + 'static) {
+        let task = self.under_way.spawn(delivering).id();
+        self.behind.entry(id.clone()).or_default();
+        self.whose.insert(task, id);
+    }
+
+    /// The next of the directive whose delivery is over, however it ended.
+    fn settled(&mut self, task: Id) -> Option<Delivery> {
+        let id = self.whose.remove(&task)?;
+        let next = self.behind.get_mut(&id).and_then(VecDeque::pop_front);
+        if next.is_none() {
+            self.behind.remove(&id);
+        }
+        next
     }
 }
 
@@ -279,7 +298,7 @@ async fn finish(
 }
 
 /// Sends one report until it is settled. A start that was accepted stays on disk, and says so before anybody is told.
-async fn deliver(store: Arc<Store>, delivery: Delivery) -> DirectiveId {
+async fn deliver(store: Arc<Store>, delivery: Delivery) {
     let Delivery { calls, report, reply } = delivery;
     let outcome = match &report {
         Report::Started(request) => {
@@ -319,5 +338,7 @@ async fn deliver(store: Arc<Store>, delivery: Delivery) -> DirectiveId {
         })
         .await;
     }
-    id
 }
+
+#[cfg(test)]
+mod tests;
