@@ -165,7 +165,13 @@ pub async fn run(
     background.spawn(crate::signals::watchdog(give_up.clone()));
     info!(server = %daemon.engine.config.server_url, slots = daemon.engine.config.max_concurrent_directives, "nexusd is up");
 
-    signals.until_stop(|| daemon.take_over(reload(&daemon.mothership))).await;
+    let reloaded = || daemon.take_over(reload(&daemon.mothership));
+    signals.until_stop(reloaded).await;
+    // A drain may last for hours, in which certificates are replaced.
+    let reloaded = || {
+        info!("SIGHUP while shutting down: reloading");
+        reloaded();
+    };
     daemon.stopping.send_replace(true);
     daemon.publish(heartbeat_interval);
     crate::signals::notify_stopping();
@@ -173,7 +179,7 @@ pub async fn run(
     let mut patient = true;
     let polled = tokio::select! {
         polled = &mut polling => polled,
-        () = signals.again() => {
+        () = signals.again(reloaded) => {
             patient = false;
             daemon.cancel_all("a second signal");
             polling.await
@@ -182,8 +188,11 @@ pub async fn run(
     if let Err(error) = polled {
         warn!(%error, "polling ended badly");
     }
-    daemon.drain(&mut signals, patient).await;
-    end(&background, Some(&daemon), &give_up).await;
+    daemon.drain(&mut signals, reloaded, patient).await;
+    tokio::select! {
+        () = end(&background, Some(&daemon), &give_up) => {}
+        never = signals.too_late() => match never {},
+    }
     Ok(())
 }
 
@@ -391,7 +400,7 @@ impl Daemon {
 
     /// Waits for the running directives, at most `shutdown_timeout` and until a second signal; then cancels them. Without
     /// patience that has happened already. A further signal leaves their reports to the next start.
-    async fn drain(&self, signals: &mut Signals, patient: bool) {
+    async fn drain(&self, signals: &mut Signals, reload: impl Fn(), patient: bool) {
         self.directives.close();
         let waiting = self.directives.len();
         if waiting > 0 {
@@ -407,7 +416,7 @@ impl Daemon {
             let why = tokio::select! {
                 () = self.directives.wait() => return,
                 () = over => "shutdown_timeout is over",
-                () = signals.again() => "a second signal",
+                () = signals.again(&reload) => "a second signal",
             };
             self.cancel_all(why);
         }
@@ -416,7 +425,7 @@ impl Daemon {
             () = self.directives.wait() => {}
             () = self.nobody_answers() => warn!("the mothership does not answer; what it was not told is sent at the next start"),
             () = tokio::time::sleep(last) => warn!("some directives did not end in time; their reports are sent at the next start"),
-            () = signals.again() => warn!("a further signal: reports that are not sent yet are sent at the next start"),
+            () = signals.again(&reload) => warn!("a further signal: reports that are not sent yet are sent at the next start"),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Signals from the operator and words to the service manager.
 
+use std::convert::Infallible;
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -38,11 +39,22 @@ impl Signals {
         }
     }
 
-    /// Waits for a further order to stop.
-    pub async fn again(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+    /// Waits for a further order to stop; calls `reload` at each SIGHUP meanwhile, of which it says nothing.
+    pub async fn again(&mut self, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => reload(),
+            }
+        }
+    }
+
+    /// Says to each SIGHUP that it comes too late.
+    pub async fn too_late(&mut self) -> Infallible {
+        loop {
+            self.hangup.recv().await;
+            warn!("SIGHUP: nothing is reloaded, nexusd is about to be down");
         }
     }
 

@@ -25,7 +25,7 @@ pub async fn ensure_here(
         let mut work = std::pin::pin!(ensure(wanted, sender, &cancel));
         tokio::select! {
             done = &mut work => done,
-            () = signals.again() => {
+            () = signals.again(|| ()) => {
                 cancel.cancel();
                 // It ends soon, and cleans up after itself.
                 work.await

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use conduits::LogStream;
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::{Endpoint, Output, StubOptions, WorkDir, require};
@@ -65,4 +66,21 @@ async fn sighup_takes_labels_over_at_once_and_names_what_waits_for_a_restart() {
     bed.dir.write("config.yaml", "labels: [");
     bed.daemon.signal(Signal::HUP);
     drop(bed.daemon.wait_for_line(Output::Stderr, "nothing was reloaded", SOON));
+}
+
+/// A drain may last for hours, in which certificates are replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_is_heard_during_a_drain() {
+    require!(Bwrap);
+    let mut bed = Bed::with(StubOptions::full(), "labels: {rack: a}\n");
+    let id = bed.queue(json!({"command": "echo up; while [ ! -e go ]; do sleep 0.05; done"}));
+    bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+    bed.daemon.signal(Signal::TERM);
+    drop(bed.daemon.wait_for_line(Output::Stderr, "waiting for running directives", SOON));
+    bed.daemon.signal(Signal::HUP);
+    drop(bed.daemon.wait_for_line(Output::Stderr, "reloaded: log_level, labels and tls", SOON));
+    // It was no order to hurry.
+    std::fs::write(bed.dir.join(format!("w/f-{id}/go")), "").unwrap();
+    assert!(bed.daemon.wait(SOON).success());
+    assert_eq!(bed.ended(id).await.outcome(), ("succeeded", 0, "up\n"));
 }
