@@ -173,10 +173,10 @@ async fn run(
     let mut begun = None;
     if prepare::needed(admitted, occupied) {
         // The clone works in the folder that the sandbox is going to mount: nothing can be set up beside it.
-        match reporter.started(summary::before_launch(engine, admitted), stop).await {
-            Begun::Go => begun = Some(Begun::Go),
-            Begun::Stopped(reason) => return Ended::stopped_before_the_run(reason),
+        if let Some(ended) = reporter.started(summary::before_launch(engine, admitted), stop).await.no_go() {
+            return ended;
         }
+        begun = Some(Begun::Go);
         if let Err(error) = prepare::prepare(engine, &order.id, admitted, occupied, logs, stop).await {
             logs.notice(LogStream::Stderr, &format!("[prepare] failed: {error}")).await;
             return match stop.reason() {
@@ -211,17 +211,17 @@ async fn run(
     };
     let (begun, ready) = tokio::join!(started, ready);
     debug!(after_ms = millis(order.received.elapsed()), "started and ready");
-    let mut handle = match (begun, ready) {
-        (Begun::Stopped(reason), ready) => {
+    let mut handle = match (begun.no_go(), ready) {
+        (Some(ended), ready) => {
             drop(ready.map(RunHandle::abandon));
             network.close().await;
-            return Ended::stopped_before_the_run(reason);
+            return ended;
         }
-        (Begun::Go, Err(error)) => {
+        (None, Err(error)) => {
             network.close().await;
             return failed(logs, "engine", &error).await;
         }
-        (Begun::Go, Ok(handle)) => handle,
+        (None, Ok(handle)) => handle,
     };
     if let Some(address) = network.address() {
         told_of(address, logs).await;
@@ -331,10 +331,14 @@ async fn refuse(
     ended_by: &'static str,
     why: &(dyn std::fmt::Display + Sync),
 ) -> Ended {
-    if let Begun::Stopped(reason) = reporter.started(summary::of_refused(), stop).await {
-        return Ended::stopped_before_the_run(reason);
+    match reporter.started(summary::of_refused(), stop).await {
+        Begun::Go => failed(logs, ended_by, why).await,
+        Begun::Stopped(reason) => Ended::stopped_before_the_run(reason),
+        Begun::Refused(refusal) => {
+            let reason = Some(format!("{why}; and the mothership refused the start: {refusal}"));
+            Ended { reason, ..Ended::before_the_run(ended_by) }
+        }
     }
-    failed(logs, ended_by, why).await
 }
 
 /// Failed after `started` was accepted: the line and the end.

@@ -16,8 +16,11 @@ pub struct Ended {
     pub status: FinishedStatus,
     /// The exit code of `sandbox.md`.
     pub exit_code: i32,
-    /// Why it did not simply run to its end: `timeout`, `cancel`, `lost_lease`, `oom`, `pids`, `disk`, `log`, `refused`, …
+    /// Why it did not simply run to its end: `timeout`, `cancel`, `lost_lease`, `oom`, `pids`, `disk`, `log`, `refused`,
+    /// `start_refused`, …
     pub ended_by: Option<&'static str>,
+    /// Why, in words, where no log can say so: the mothership takes none of what has not started.
+    pub reason: Option<String>,
     /// Time and memory that the command used, and what it was refused.
     pub usage: Option<Used>,
     /// What the egress proxy counted.
@@ -43,11 +46,18 @@ impl Ended {
             status: FinishedStatus::Failed,
             exit_code: 1,
             ended_by: Some(ended_by),
+            reason: None,
             usage: None,
             egress: None,
             soft_network: false,
             collected: Collected::default(),
         }
+    }
+
+    /// The mothership refused the start, for this reason.
+    pub fn start_refused(refusal: &str) -> Self {
+        let reason = Some(format!("the mothership refused the start: {refusal}"));
+        Self { reason, ..Self::before_the_run("start_refused") }
     }
 
     /// Stopped before the command ran, for this reason.
@@ -66,6 +76,7 @@ impl Ended {
             status,
             exit_code: exit.code,
             ended_by,
+            reason: None,
             usage: Some(Used { usage: exit.usage, pids_refused: exit.pids_refused, oom_kills: exit.oom_kills }),
             egress,
             soft_network: false,
@@ -98,6 +109,9 @@ impl Ended {
         }
         if let Some(ended_by) = self.ended_by {
             manifest.insert("ended_by".into(), ended_by.into());
+        }
+        if let Some(reason) = &self.reason {
+            manifest.insert("reason".into(), reason.as_str().into());
         }
         if let Some(usage) = &self.usage {
             manifest.insert("usage".into(), usage_manifest(usage));

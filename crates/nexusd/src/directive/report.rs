@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::admit::Admitted;
+use super::ended::Ended;
 use super::keep::{expire, keep_lease};
 use super::lease::{BootTime, Lease};
 use super::stop::StopSwitch;
@@ -28,12 +29,25 @@ const ANSWER_AT_SHUTDOWN: Duration = Duration::from_secs(10);
 pub(crate) const KEEP_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether the run may begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
     /// `started` was accepted.
     Go,
-    /// It was not, or the directive was stopped meanwhile.
+    /// The directive was stopped meanwhile, or its lease is lost.
     Stopped(StopReason),
+    /// `started` was refused, for this reason, but the lease is still ours: the end is to be told.
+    Refused(String),
+}
+
+impl Begun {
+    /// The end of a directive that may not run.
+    pub(super) fn no_go(self) -> Option<Ended> {
+        match self {
+            Self::Go => None,
+            Self::Stopped(reason) => Some(Ended::stopped_before_the_run(reason)),
+            Self::Refused(why) => Some(Ended::start_refused(&why)),
+        }
+    }
 }
 
 /// Whom to report to.
@@ -174,10 +188,11 @@ impl Reporter {
                     stop.stop(StopReason::Cancel);
                 }
             }
-            Ok(Delivered::Refused(error)) => {
+            Ok(Delivered::Refused(error)) if error.ends_the_lease() => {
                 warn!(directive = %desk.calls.id(), %error, "the mothership refused the start: the directive is left alone");
                 stop.stop(StopReason::LeaseLost);
             }
+            Ok(Delivered::Refused(error)) => return Begun::Refused(error.to_string()),
             Ok(Delivered::Finished(_) | Delivered::Kept) => stop.stop(StopReason::Shutdown),
             Err(error) => {
                 warn!(directive = %desk.calls.id(), %error, "the start could not be made durable");

@@ -114,6 +114,28 @@ async fn a_lost_lease_kills_the_run_within_a_heartbeat_and_is_not_reported() {
     assert_eq!(bed.run(json!({"command": "echo next"})).await.outcome(), ("succeeded", 0, "next\n"));
 }
 
+/// Not a lost lease: the mothership is told that it failed, and why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_refused_is_reported_with_the_refusal() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    bed.stub.fail(Endpoint::Started, Fault::once(FaultKind::Status(422, None)));
+    let ended = bed.run(json!({"command": "echo never"})).await;
+    assert_eq!(ended.outcome(), ("failed", 1, ""));
+    assert_eq!(ended.report.artifacts_manifest["ended_by"], "start_refused");
+    let why = ended.report.artifacts_manifest["reason"].as_str().unwrap();
+    assert!(why.contains("422"), "{why}");
+    // What was to be refused here keeps its own reason, which no log could bring.
+    bed.stub.fail(Endpoint::Started, Fault::once(FaultKind::Status(422, None)));
+    let ended = bed.run(json!({"command": "echo never", "cwd": "../out"})).await;
+    assert_eq!((ended.outcome(), &ended.report.artifacts_manifest["ended_by"]), (("failed", 1, ""), &json!("refused")));
+    let why = ended.report.artifacts_manifest["reason"].as_str().unwrap();
+    assert!(why.contains("cwd") && why.contains("422"), "{why}");
+    assert_eq!(bed.stub.count(Endpoint::LogChunk), 0, "no log of what has not started is taken");
+    let said = bed.daemon.text(testkit::Output::Stderr);
+    assert!(!said.contains("lost_lease") && !said.contains("lease is lost"), "{said}");
+}
+
 #[tokio::test]
 async fn nothing_is_lost_while_the_server_fails() {
     require!(Bwrap);
