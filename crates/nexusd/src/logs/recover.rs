@@ -52,6 +52,7 @@ pub struct Leftover {
     pub(super) segments: BTreeMap<u32, Segment>,
     pub(super) next_seq: [u64; 2],
     pub(super) shipped: [u64; 2],
+    pub(super) seen: [u64; 2],
     waiting: [u64; 2],
     waiting_bytes: u64,
 }
@@ -180,6 +181,7 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
         last: [None; 2],
         next_seq: [0; 2],
         shipped: [0; 2],
+        seen: [0; 2],
         waiting: [0; 2],
         waiting_bytes: 0,
     };
@@ -211,6 +213,7 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
         segments: scan.segments,
         next_seq: scan.next_seq,
         shipped: scan.shipped,
+        seen: scan.seen,
         waiting: scan.waiting,
         waiting_bytes: scan.waiting_bytes,
     }))
@@ -224,6 +227,7 @@ struct Scan {
     last: [Option<(u64, u32)>; 2],
     next_seq: [u64; 2],
     shipped: [u64; 2],
+    seen: [u64; 2],
     waiting: [u64; 2],
     waiting_bytes: u64,
 }
@@ -244,6 +248,7 @@ impl Scan {
         self.head = Some(head);
         self.next_seq = max_each(self.next_seq, head.next_seq);
         self.shipped = max_each(self.shipped, head.shipped);
+        self.seen = max_each(self.seen, head.seen);
         self.segments.insert(id, Segment { len: HEAD_BYTES as u64, chunks: 0 });
         let chunk_bytes = usize::try_from(head.chunk_bytes).unwrap_or(MAX_CHUNK_BYTES).clamp(1, MAX_CHUNK_BYTES);
         let mut at = HEAD_BYTES;
@@ -260,10 +265,11 @@ impl Scan {
 
     fn note(&mut self, id: u32, record: &RecordHead) {
         let at = record.stream.index();
-        let (Some(last), Some(next), Some(shipped), Some(waiting), Some(segment)) = (
+        let (Some(last), Some(next), Some(shipped), Some(seen), Some(waiting), Some(segment)) = (
             self.last.get_mut(at),
             self.next_seq.get_mut(at),
             self.shipped.get_mut(at),
+            self.seen.get_mut(at),
             self.waiting.get_mut(at),
             self.segments.get_mut(&id),
         ) else {
@@ -277,6 +283,7 @@ impl Scan {
         }
         *next = (*next).max(record.seq + 1);
         *shipped += u64::from(record.len);
+        *seen = (*seen).max(record.seen);
         self.waiting_bytes += u64::from(record.len);
         segment.len += record.whole_len();
     }
@@ -390,7 +397,7 @@ mod tests {
             fs::create_dir(&dir).unwrap();
             let head = Head { max_output: 1000, chunk_bytes: 100, boot, ..Head::default() };
             let mut segment = head.encode().to_vec();
-            encode_record(LogStream::Stdout, 0, 0, b"text", &mut segment);
+            encode_record(LogStream::Stdout, 0, 4, 0, b"text", &mut segment);
             fs::write(dir.join("00000001.seg"), segment).unwrap();
             let found = recover(root.path()).unwrap().remove(0);
             assert_eq!((found.waiting_bytes(), found.incomplete), (4, incomplete), "{boot:?}");

@@ -16,8 +16,8 @@ use super::checksum::checksum;
 const SLACK: u64 = 128 * 1024;
 /// Where the bytes begin; a page for the head.
 const DATA_AT: u64 = 4096;
-const MAGIC: u64 = 0x3167_6e69_7278_6e2e;
-const HEAD_WORDS: usize = 10;
+const MAGIC: u64 = 0x3267_6e69_7278_6e2e;
+const HEAD_WORDS: usize = 11;
 /// Bytes read back at once.
 const READ_BYTES: u64 = 64 * 1024;
 
@@ -37,6 +37,7 @@ pub(super) struct Ring {
     file: File,
     capacity: u64,
     total: u64,
+    seen: u64,
     boot: [u8; 16],
     plan: Option<Plan>,
 }
@@ -46,7 +47,7 @@ impl Ring {
     pub(super) fn create(path: &Path, capacity: u64, boot: [u8; 16]) -> io::Result<Self> {
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        let ring = Self { file, capacity, total: 0, boot, plan: None };
+        let ring = Self { file, capacity, total: 0, seen: 0, boot, plan: None };
         ring.write_head()?;
         Ok(ring)
     }
@@ -60,7 +61,7 @@ impl Ring {
         let words: Vec<u64> =
             bytes.chunks_exact(8).filter_map(|w| Some(u64::from_le_bytes(w.try_into().ok()?))).collect();
         let (content, _) = bytes.split_at(bytes.len() - 8);
-        let [magic, capacity, total, boot_low, boot_high, planned, shipped_before, left_out, plan_bytes, sum] =
+        let [magic, capacity, total, seen, boot_low, boot_high, planned, shipped_before, left_out, plan_bytes, sum] =
             words[..]
         else {
             return Err(damaged());
@@ -70,13 +71,18 @@ impl Ring {
         }
         let plan = Plan { shipped_before, left_out, bytes: plan_bytes, marker: planned & 2 != 0 };
         let believed = [boot_low.to_le_bytes(), boot_high.to_le_bytes()].concat() == boot;
-        let ring = Self { file, capacity, total, boot, plan: (planned & 1 != 0).then_some(plan) };
+        let ring = Self { file, capacity, total, seen, boot, plan: (planned & 1 != 0).then_some(plan) };
         Ok((ring, believed))
     }
 
     /// Bytes written in all.
     pub(super) fn total(&self) -> u64 {
         self.total
+    }
+
+    /// Bytes that had been read from the command at the last of those, the stream's head included.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen
     }
 
     pub(super) fn plan(&self) -> Option<Plan> {
@@ -88,7 +94,9 @@ impl Ring {
         self.write_head()
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Appends what was made of the command's first `seen` bytes.
+    pub(super) fn write(&mut self, bytes: &[u8], seen: u64) -> io::Result<()> {
+        self.seen = seen;
         if self.capacity == 0 {
             self.total += bytes.len() as u64;
             return Ok(());
@@ -137,7 +145,7 @@ impl Ring {
         let planned = u64::from(self.plan.is_some()) | (u64::from(plan.marker) << 1);
         let mut bytes = Vec::with_capacity(HEAD_WORDS * 8);
         let mut put = |word: u64| bytes.extend_from_slice(&word.to_le_bytes());
-        [MAGIC, self.capacity, self.total].into_iter().for_each(&mut put);
+        [MAGIC, self.capacity, self.total, self.seen].into_iter().for_each(&mut put);
         bytes.extend_from_slice(&self.boot);
         for word in [planned, plan.shipped_before, plan.left_out, plan.bytes] {
             bytes.extend_from_slice(&word.to_le_bytes());
@@ -173,7 +181,7 @@ mod tests {
             let mut all = Vec::new();
             for (n, len) in writes.into_iter().enumerate() {
                 let bytes: Vec<u8> = (0..len).map(|i| u8::try_from((i * 31 + n * 7) % 251).unwrap()).collect();
-                ring.write(&bytes).unwrap();
+                ring.write(&bytes, 0).unwrap();
                 all.extend(bytes);
             }
             let keep = usize::try_from(want.min(capacity)).unwrap().min(all.len());

@@ -82,6 +82,8 @@ pub(super) struct Spool {
     dead: Vec<u32>,
     /// Bytes in records so far, by stream.
     shipped: [u64; 2],
+    /// Bytes read from the command so far, by stream: written down beside what was made of them.
+    pub(super) seen: [u64; 2],
     scratch: Vec<u8>,
     counters: Arc<LogCounters>,
 }
@@ -107,6 +109,7 @@ impl Spool {
             backlog: None,
             dead: Vec::new(),
             shipped: [0; 2],
+            seen: [0; 2],
             scratch: Vec::new(),
             counters,
         }
@@ -282,8 +285,9 @@ impl Spool {
             self.begin_segment()?;
         }
         let seq = self.open(stream).seq;
+        let seen = *super::stage::of(&mut self.seen, stream);
         self.scratch.clear();
-        encode_record(stream, seq, flags, bytes, &mut self.scratch);
+        encode_record(stream, seq, seen, flags, bytes, &mut self.scratch);
         let (Some(file), Some(mut segment)) = (self.file.as_mut(), self.segments.last_entry()) else {
             return Err(io::Error::other("the spool has no segment to write to"));
         };
@@ -339,7 +343,7 @@ impl Spool {
         let [out, err] = &self.open;
         // Of an open chunk some records lie in earlier segments, so its number is taken.
         let next_seq = [out.seq + u64::from(out.len > 0), err.seq + u64::from(err.len > 0)];
-        let head = Head { next_seq, shipped: self.shipped, ..self.head };
+        let head = Head { next_seq, shipped: self.shipped, seen: self.seen, ..self.head };
         let mut options = File::options();
         let mut file = options.write(true).create_new(true).mode(0o600).open(segment_path(&self.dir, id))?;
         // On disk is also what failed half way: the number is not used twice.

@@ -37,8 +37,7 @@ pub(super) struct Stage {
     rings: [Option<Ring>; 2],
     overflow: Option<OverflowFiles>,
     kept: Vec<OverflowFile>,
-    /// Bytes read, left out; acknowledged chunks; by stream.
-    seen: [u64; 2],
+    /// Bytes left out; acknowledged chunks; by stream.
     left_out: [u64; 2],
     acknowledged: [u64; 2],
     /// Whether the last byte shipped of a stream ended a line.
@@ -65,7 +64,6 @@ impl Stage {
             overflow: settings.overflow.map(|overflow| OverflowFiles::new(overflow, directive.clone())),
             directive: directive.clone(),
             kept: Vec::new(),
-            seen: [0; 2],
             left_out: [0; 2],
             acknowledged: [0; 2],
             at_line_start: [true; 2],
@@ -87,17 +85,18 @@ impl Stage {
         let mut stage = Self::new(&leftover.directive_id, settings);
         stage.spool.dir.clone_from(&leftover.dir);
         let mut holding = [false; 2];
-        let mut held = [0; 2];
+        stage.spool.seen = leftover.seen;
         for stream in STREAMS {
             let path = stage.ring_path(stream);
             match Ring::open(&path, boot_id()) {
                 Ok((ring, true)) => {
-                    *of(&mut held, stream) = ring.total();
+                    stage.saw(stream, ring.seen());
                     *of(&mut stage.rings, stream) = Some(ring);
                     *of(&mut holding, stream) = true;
                 }
                 Ok((ring, false)) => {
                     tracing::warn!(file = %path.display(), bytes = ring.total(), "held output from before a restart of the machine is dropped");
+                    stage.saw(stream, ring.seen());
                     *of(&mut stage.left_out, stream) = ring.total();
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -112,12 +111,15 @@ impl Stage {
         stage.damaged |= !leftover.set_aside.is_empty() || leftover.incomplete;
         stage.budget = Budget::resumed(max_output, leftover.shipped, holding);
         stage.at_line_start = [false; 2];
-        for ((seen, shipped), held) in stage.seen.iter_mut().zip(leftover.shipped).zip(held) {
-            *seen = shipped + held;
-        }
         stage.acknowledged = leftover.acknowledged();
         stage.spool.adopt(leftover.segments, leftover.next_seq, leftover.shipped);
         Ok(stage)
+    }
+
+    /// An earlier process had read so much of a stream at least.
+    fn saw(&mut self, stream: LogStream, bytes: u64) {
+        let seen = of(&mut self.spool.seen, stream);
+        *seen = (*seen).max(bytes);
     }
 
     pub(super) fn hide(&mut self, secret: &str) {
@@ -126,7 +128,7 @@ impl Stage {
 
     /// Output as it was read.
     pub(super) fn output(&mut self, stream: LogStream, bytes: &[u8]) {
-        *of(&mut self.seen, stream) += bytes.len() as u64;
+        *of(&mut self.spool.seen, stream) += bytes.len() as u64;
         LogCounters::add(&self.counters.bytes_in, bytes.len());
         if of(&mut self.redactors, stream).passes(bytes) {
             return self.keep(stream, bytes);
@@ -261,7 +263,7 @@ impl Stage {
                 chunks: get(&chunks),
                 bytes: get(&shipped),
                 acknowledged: get(&self.acknowledged),
-                seen: get(&self.seen),
+                seen: get(&self.spool.seen),
                 left_out: get(&self.left_out),
                 truncated: get(&self.left_out) > 0,
             }
@@ -296,8 +298,9 @@ impl Stage {
         if let Some(overflow) = &mut self.overflow {
             overflow.write(stream, held);
         }
+        let seen = *of(&mut self.spool.seen, stream);
         let result = match of(&mut self.rings, stream) {
-            Some(ring) => ring.write(held),
+            Some(ring) => ring.write(held, seen),
             None => {
                 *of(&mut self.left_out, stream) += held.len() as u64;
                 Ok(())
@@ -422,7 +425,7 @@ mod tests {
         let mut stage = Stage::new(&"d-1".parse().unwrap(), settings());
         stage.notice(LogStream::Stdout, b"head\n");
         let mut ring = Ring::create(&stage.ring_path(LogStream::Stdout), 100, [9; 16]).unwrap();
-        ring.write(b"held").unwrap();
+        ring.write(b"held", 4).unwrap();
         drop((stage, ring));
         for start in [1, 2] {
             let leftover = super::super::recover(root.path()).unwrap().remove(0);

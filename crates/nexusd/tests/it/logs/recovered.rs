@@ -81,6 +81,36 @@ async fn held_output_is_shipped_after_a_kill() {
     assert!(bed.spool_is_empty());
 }
 
+/// What the command wrote is counted, before and after a kill: no notice, no marker, and a secret as long as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_the_bytes_of_the_command_are_counted_and_no_others() {
+    for (max, held) in [(2_000_000, false), (100_000, true)] {
+        let bed = Bed::new().await;
+        bed.server.always("/log_chunks", Fault::Status(503, None, ""));
+        let logs = bed.logs(bed.settings(max, 1000));
+        logs.notice(OUT, "[nexusd] a line of our own").await;
+        logs.notice(ERR, "[nexusd] another").await;
+        let mut out = b"the password is hunter2hunter2, is it not?\n".to_vec();
+        out.extend(bytes(200_000, 7));
+        super::write(logs.pipe(OUT).unwrap(), vec![out.clone()]).join().unwrap();
+        super::write(logs.pipe(ERR).unwrap(), vec![b"five\n".to_vec()]).join().unwrap();
+        let begun = Instant::now();
+        let seen = |summary: nexusd::logs::LogSummary| (summary.stream(OUT).seen, summary.stream(ERR).seen);
+        let expected = (out.len() as u64, 5);
+        while seen(logs.summary()) != expected {
+            assert!(begun.elapsed() < LONG, "{:?}", logs.summary());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        bed.cancel.cancel();
+        bed.tasks.close();
+        bed.tasks.wait().await;
+        drop(logs);
+        let summary = ship_leftovers(&bed, recover(&bed.spool_root()).unwrap()).await;
+        assert_eq!(seen(summary.clone()), expected, "held: {held}");
+        assert_eq!(summary.stream(OUT).left_out > 0, held);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_last_record_is_dropped_and_no_good_one() {
     let (bed, out) = killed_and_recovered(false, |dir| {
@@ -147,7 +177,7 @@ async fn damage_in_a_short_spool_is_not_taken_for_a_torn_record() {
             file.write_all_at(&[byte], at).unwrap();
         }
     };
-    let (head, record) = (80, 24);
+    let (head, record) = (96, 32);
     let second = head + record + 6;
     let last_byte = second + record + 7 + record + 6 - 1;
     for (what, at, byte, good) in [
