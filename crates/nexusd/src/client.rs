@@ -34,6 +34,7 @@ pub use directive::DirectiveCalls;
 pub use error::{CallError, Said};
 pub use reach::Reach;
 pub use retry::Deadline;
+pub use token::MAX_TOKEN_BYTES;
 pub use transport::{ClientError, PemIdentity, Presented, ProxyChoice, TlsSettings, Trust};
 
 use seldom::Seldom;

@@ -18,6 +18,7 @@ pub mod budget;
 pub mod redact;
 
 mod checksum;
+mod lease;
 mod overflow;
 mod pipes;
 mod pump;
@@ -234,7 +235,9 @@ impl Logs {
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         let (show, progress) = watch::channel(Progress::default());
         let flush_interval = settings.flush_interval;
-        let stage = (stage::Stage::new(calls.id(), settings), flush_interval);
+        let mut stage = stage::Stage::new(calls.id(), settings);
+        stage.spool.renew(calls.current_token());
+        let stage = (stage, flush_interval);
         let let_go = CancellationToken::new();
         tasks.spawn(pump::Pump::new(stage, calls.clone(), inbox, show).run(cancel, let_go.clone()));
         Self { commands, progress, calls: Some(calls), _held: Arc::new(let_go.drop_guard()) }

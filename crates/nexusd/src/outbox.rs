@@ -155,10 +155,14 @@ impl Outbox {
         on_disk(calls.id(), "a renewed token is not on disk", move || store.note(&entry)).await;
     }
 
-    /// Takes the start of a directive off the disk of which no end will be told: its lease is lost, or was given back.
+    /// Takes off the disk what there is of a directive of which nothing more will be told: its lease is lost, or was given back.
     pub async fn forget(&self, id: &DirectiveId) {
         let (store, of) = (Arc::clone(&self.store), id.clone());
-        on_disk(id, "a start that is over stays in the outbox", move || store.remove(&of, ReportKind::Started)).await;
+        on_disk(id, "a report that is over stays in the outbox", move || {
+            store.remove(&of, ReportKind::Finished)?;
+            store.remove(&of, ReportKind::Started)
+        })
+        .await;
     }
 }
 

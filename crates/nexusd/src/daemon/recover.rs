@@ -3,17 +3,22 @@
 //! The outbox says which directives there were ([`left_of`], pure): an end that is not acknowledged goes out again, once the
 //! rest of its output is shipped; a directive that was running is reported `failed`, `nexusd_restarted`, with what the spool
 //! holds of its output; one whose command was never released is given back. Until that is settled each counts as held
-//! here: the mothership would otherwise end it as lost.
+//! here: the mothership would otherwise end it as lost. A log of which the outbox says nothing is shipped with the token that lies
+//! beside it; output that cannot be shipped is set aside.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use conduits::{DirectiveId, DirectiveToken, FinishedRequest, FinishedStatus, LogStream, StartedRequest};
+use conduits::{
+    DirectiveHeartbeatRequest, DirectiveId, DirectiveToken, FinishedRequest, FinishedStatus, LogStream, StartedRequest,
+};
 use jiff::Timestamp;
 use sandbox::StopReason;
+use serde_json::Map;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
 use super::Daemon;
@@ -30,6 +35,9 @@ const RESTARTED: &str = "nexusd_restarted";
 /// How long giving back a directive that never ran is tried before it is reported instead.
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long the log of a lease that is over may take to leave its place to the next one's.
+const LOG_ENDS_WITHIN: Duration = Duration::from_secs(10);
+
 /// What the outbox says of one directive.
 #[derive(Debug, Clone, PartialEq)]
 enum Left {
@@ -39,6 +47,17 @@ enum Left {
     Ran { started: StartedRequest, told: bool },
     /// Its command was never released.
     NeverRan { started: StartedRequest },
+    /// Nothing but its log: the outbox lost its start, or its end was told before all of the log had arrived.
+    LogOnly,
+}
+
+/// What came of telling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// There is nothing more to tell.
+    Over,
+    /// The next start goes on.
+    Later,
 }
 
 /// Sorts what the outbox held by directive, with the newest token of each.
@@ -71,23 +90,43 @@ pub(super) async fn recover(daemon: &Arc<Daemon>, reports: Vec<Entry>, set_aside
     }
     let mut spools = spools(daemon).await;
     for (id, (token, left)) in left_of(reports) {
-        let switch = StopSwitch::default();
-        daemon.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), switch.clone());
-        let of_one = OfOne {
-            daemon: Arc::clone(daemon),
-            calls: daemon.mothership.directive(id.clone(), token),
-            spool: spools.remove(&id),
-        };
-        let span = info_span!("directive", directive_id = %id);
-        daemon.engine.tasks.spawn(of_one.settle(left, switch).instrument(span));
+        let spool = spools.remove(&id);
+        take_up(daemon, daemon.mothership.directive(id, token), spool, left);
     }
     for (id, leftover) in spools {
-        if leftover.waiting_bytes() > 0 {
-            warn!(directive = %id, bytes = leftover.waiting_bytes(), "output of a run that was cut off cannot be shipped without its lease: dropped");
+        match leftover.lease.clone() {
+            _ if !leftover.holds_output() => drop_empty(leftover),
+            Some(token) => take_up(daemon, daemon.mothership.directive(id, token), Some(leftover), Left::LogOnly),
+            None => keep_aside(leftover, "nothing says whose lease it belongs to"),
         }
-        if let Err(error) = leftover.discard() {
-            warn!(directive = %id, %error, "its spool stays behind");
+    }
+}
+
+fn take_up(daemon: &Arc<Daemon>, calls: DirectiveCalls, spool: Option<Leftover>, left: Left) {
+    let (id, switch) = (calls.id().clone(), StopSwitch::default());
+    daemon.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), switch.clone());
+    let of_one = OfOne { daemon: Arc::clone(daemon), calls, spool, log_tasks: TaskTracker::new() };
+    let span = info_span!("directive", directive_id = %id);
+    daemon.engine.tasks.spawn(of_one.settle(left, switch).instrument(span));
+}
+
+/// Output that cannot be shipped is kept for whoever wants it.
+fn keep_aside(leftover: Leftover, why: &str) {
+    let (id, bytes) = (leftover.directive_id.clone(), leftover.waiting_bytes());
+    match leftover.set_aside() {
+        Ok(spool) => {
+            error!(directive = %id, spool = %spool.display(), bytes, why, "output of a run that was cut off cannot be shipped: set aside");
         }
+        Err(error) => {
+            error!(directive = %id, %error, bytes, why, "output of a run that was cut off stays in its spool");
+        }
+    }
+}
+
+fn drop_empty(leftover: Leftover) {
+    let id = leftover.directive_id.clone();
+    if let Err(error) = leftover.discard() {
+        warn!(directive = %id, %error, "a spool that holds nothing stays behind");
     }
 }
 
@@ -120,6 +159,8 @@ struct OfOne {
     daemon: Arc<Daemon>,
     calls: DirectiveCalls,
     spool: Option<Leftover>,
+    /// What ships its log.
+    log_tasks: TaskTracker,
 }
 
 impl OfOne {
@@ -131,16 +172,24 @@ impl OfOne {
             biased;
             () = daemon.give_up.cancelled() => false,
             reason = stopped_for_good(&switch) => reason == StopReason::LeaseLost,
-            () = self.tell(left, &log) => {
-                // Nobody wants it: the mothership refused what comes before it.
-                if let Some(Err(error)) = self.spool.take().map(Leftover::discard) {
-                    warn!(%error, "the spool of a lease that is over stays behind");
+            told = self.tell(left, &log) => {
+                match self.spool.take() {
+                    Some(spool) if told == Told::Over && spool.holds_output() => {
+                        keep_aside(spool, "the mothership does not take it");
+                    }
+                    Some(spool) if told == Told::Over => drop_empty(spool),
+                    _ => {}
                 }
                 false
             }
         };
+        self.log_tasks.close();
         if leased_again {
             log.cancel();
+            // The next lease's log lies in the same place: none of this one's may be at work there.
+            if tokio::time::timeout(LOG_ENDS_WITHIN, self.log_tasks.wait()).await.is_err() {
+                error!("the log of a lease that is over is still at work: the new one's may not be whole");
+            }
             daemon.outbox.forget(&id).await;
             let spool = daemon.engine.config.state_dir().join("spool").join(id.as_str());
             let dir = spool.clone();
@@ -151,13 +200,15 @@ impl OfOne {
         }
         daemon.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         daemon.ended.notify_waiters();
+        // A log that takes longer than its end goes on being shipped, until the daemon gives up.
+        self.log_tasks.wait().await;
     }
 
-    async fn tell(&mut self, left: Left, log: &CancellationToken) {
+    async fn tell(&mut self, left: Left, log: &CancellationToken) -> Told {
         match left {
             Left::Ended { started, finished } => {
-                if !self.start(started).await {
-                    return;
+                if let Some(over) = self.start(started).await {
+                    return over;
                 }
                 let shipped = match self.spool.is_some() {
                     true => Some(self.ship(log, None).await),
@@ -167,28 +218,57 @@ impl OfOne {
                 drop(shipped);
             }
             Left::Ran { started, told } => {
-                if !told && !self.start(Some(started)).await {
-                    return;
+                if !told && let Some(over) = self.start(Some(started)).await {
+                    return over;
                 }
-                let shipped = self.ship(log, Some("[nexusd] ended: nexusd was restarted while this ran")).await;
-                self.end(shipped).await;
+                self.end_what_ran(log).await;
             }
             Left::NeverRan { started } => {
                 if self.give_back().await {
                     self.daemon.outbox.forget(self.calls.id()).await;
-                } else if self.start(Some(started)).await {
+                } else if let Some(over) = self.start(Some(started)).await {
+                    return over;
+                } else {
                     let shipped = self.ship(log, Some("[nexusd] not run: nexusd was restarted before it began")).await;
                     self.end(shipped).await;
                 }
             }
+            Left::LogOnly => match self.still_runs().await {
+                Ok(()) => self.end_what_ran(log).await,
+                // It has ended there: its log is taken late, too.
+                Err(CallError::Conflict(_)) => drop(self.ship(log, None).await),
+                Err(error) => warn!(%error, "the mothership knows nothing of a run whose log is here"),
+            },
+        }
+        Told::Over
+    }
+
+    /// Tells the start again, where the mothership may not know it; something when that ends the matter.
+    async fn start(&self, started: Option<StartedRequest>) -> Option<Told> {
+        let started = started?;
+        match self.daemon.outbox.deliver_again(&self.calls, Report::Started(started)).await {
+            Delivered::Started(_) => None,
+            Delivered::Refused(error) if error.ends_the_lease() => {
+                // Whose it is now, nobody here knows: an end that was kept is not told, at no later start either.
+                self.daemon.outbox.forget(self.calls.id()).await;
+                Some(Told::Over)
+            }
+            Delivered::Refused(_) => None,
+            Delivered::Finished(_) | Delivered::Kept => Some(Told::Later),
         }
     }
 
-    /// Tells the start again, where the mothership may not know it; false when that ends the matter.
-    async fn start(&self, started: Option<StartedRequest>) -> bool {
-        let Some(started) = started else { return true };
-        let told = self.daemon.outbox.deliver_again(&self.calls, Report::Started(started)).await;
-        matches!(told, Delivered::Started(_))
+    /// Whether it counts as running at the mothership: a heartbeat is welcome then, and only then.
+    async fn still_runs(&self) -> Result<(), CallError> {
+        let request =
+            DirectiveHeartbeatRequest { progress: Map::new(), last_output_seq: None, now: Some(Timestamp::now()) };
+        let beat = || self.calls.heartbeat(&request, None);
+        self.calls.mothership().with_retry(Deadline::Never, beat).await.map(drop)
+    }
+
+    async fn end_what_ran(&mut self, log: &CancellationToken) {
+        let shipped = self.ship(log, Some("[nexusd] ended: nexusd was restarted while this ran")).await;
+        self.end(shipped).await;
     }
 
     /// Gives back a claim that was not begun. True when there is nothing more to say.
@@ -220,9 +300,9 @@ impl OfOne {
         let logs = match self.spool.take() {
             Some(leftover) => {
                 info!(bytes = leftover.waiting_bytes(), "shipping output of an earlier run");
-                Logs::recovered(leftover, self.calls.clone(), settings, &daemon.engine.tasks, log.clone())
+                Logs::recovered(leftover, self.calls.clone(), settings, &self.log_tasks, log.clone())
             }
-            None => Ok(Logs::to_mothership(self.calls.clone(), settings, &daemon.engine.tasks, log.clone())),
+            None => Ok(Logs::to_mothership(self.calls.clone(), settings, &self.log_tasks, log.clone())),
         };
         let logs = match logs {
             Ok(logs) => logs,

@@ -358,8 +358,9 @@ impl Pump {
         self.publish_with(true);
         tokio::select! {
             biased;
-            () = let_go.cancelled() => {}
+            // Both at once is a daemon that goes: that the end is told is not said by that.
             () = cancel.cancelled() => return,
+            () = let_go.cancelled() => {}
         }
         self.on_disk(Stage::remove).await;
     }
@@ -389,7 +390,9 @@ impl Pump {
         if generation != self.token_generation {
             self.token_generation = generation;
             if let Some(stage) = &mut self.stage {
-                stage.hide(self.calls.current_token().expose());
+                let token = self.calls.current_token();
+                stage.hide(token.expose());
+                stage.spool.renew(token);
             }
         }
     }

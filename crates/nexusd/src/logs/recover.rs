@@ -9,11 +9,12 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use conduits::DirectiveId;
+use conduits::{DirectiveId, DirectiveToken};
 
 use super::MAX_CHUNK_BYTES;
 use super::segment::{HEAD_BYTES, Head, RECORD_HEAD_BYTES, RecordHead};
 use super::spool::{Segment, boot_id};
+use super::stage::{STREAMS, ring_path};
 
 /// Longest segment that is read: a full one and the record that filled it, with room.
 const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
@@ -44,6 +45,8 @@ pub struct Leftover {
     pub directive_id: DirectiveId,
     /// Damaged files beside it, of this start and of earlier ones.
     pub set_aside: Vec<SetAside>,
+    /// The token of its lease, where the spool says it.
+    pub lease: Option<DirectiveToken>,
     /// The process that wrote it had lost some of it already, or the machine has stopped since.
     pub(super) incomplete: bool,
     pub(super) dir: PathBuf,
@@ -62,6 +65,27 @@ impl Leftover {
     #[must_use]
     pub fn waiting_bytes(&self) -> u64 {
         self.waiting_bytes
+    }
+
+    /// Whether it holds any output that may not have arrived.
+    #[must_use]
+    pub fn holds_output(&self) -> bool {
+        self.waiting_bytes > 0 || STREAMS.into_iter().any(|stream| ring_path(&self.dir, stream).exists())
+    }
+
+    /// Keeps what nobody can be told of, under names that no start takes up again; returns where.
+    ///
+    /// # Errors
+    /// Something of it cannot be renamed.
+    pub fn set_aside(self) -> io::Result<PathBuf> {
+        for item in fs::read_dir(&self.dir)? {
+            let path = item?.path();
+            if has_extension(&path, "seg") || has_extension(&path, "ring") {
+                fs::rename(&path, free_name(&path, SET_ASIDE))?;
+            }
+        }
+        super::lease::remove(&self.dir)?;
+        Ok(self.dir)
     }
 
     /// Deletes it unshipped (the mothership refuses the directive for good), but for what was set aside.
@@ -114,8 +138,8 @@ pub fn recover(spool_root: &Path) -> io::Result<Vec<Leftover>> {
         let Some(id) = id else { continue };
         match recover_one(id, &path) {
             Ok(Some(leftover)) => found.push(leftover),
-            // Nothing but an empty folder or set-aside files.
-            Ok(None) => fs::remove_dir(&path).unwrap_or_default(),
+            // Nothing but an empty folder, or whose it was.
+            Ok(None) => super::lease::remove(&path).and_then(|()| fs::remove_dir(&path)).unwrap_or_default(),
             Err(error) => {
                 tracing::error!(spool = %path.display(), %error, "a spool cannot be read and is left where it is");
             }
@@ -207,6 +231,7 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
     Ok(Some(Leftover {
         directive_id,
         set_aside,
+        lease: super::lease::read(dir),
         incomplete,
         dir: dir.to_path_buf(),
         limits,

@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use conduits::LogStream;
+use conduits::{DirectiveToken, LogStream};
 
 use super::LogCounters;
+use super::lease;
 use super::queue::Backlog;
 use super::segment::{HEAD_BYTES, Head, TRUNCATED, encode_record};
 
@@ -85,6 +86,8 @@ pub(super) struct Spool {
     /// Bytes read from the command so far, by stream: written down beside what was made of them.
     pub(super) seen: [u64; 2],
     scratch: Vec<u8>,
+    /// The lease's token, where the one on disk is another: a log must not be lost with what the outbox says of its directive.
+    lease: Option<DirectiveToken>,
     counters: Arc<LogCounters>,
 }
 
@@ -111,6 +114,7 @@ impl Spool {
             shipped: [0; 2],
             seen: [0; 2],
             scratch: Vec::new(),
+            lease: None,
             counters,
         }
     }
@@ -131,6 +135,11 @@ impl Spool {
             self.backlog = Some(Backlog::new(Position { segment: *first, offset: HEAD_BYTES as u64 }, [0; 2]));
         }
         self.segments = segments;
+    }
+
+    /// The lease's newest token; on disk with the next bytes.
+    pub(super) fn renew(&mut self, token: DirectiveToken) {
+        self.lease = Some(token);
     }
 
     /// Bytes in records so far, by stream.
@@ -249,6 +258,7 @@ impl Spool {
     /// Deletes everything; for when all is acknowledged and the end is told.
     pub(super) fn remove(&mut self) -> io::Result<()> {
         self.file = None;
+        lease::remove(&self.dir)?;
         self.dead = self.segments.keys().copied().collect();
         if self.dead.is_empty() {
             return Ok(());
@@ -283,6 +293,11 @@ impl Spool {
         let full = self.segments.last_key_value().is_none_or(|(_, segment)| segment.len >= SEGMENT_BYTES);
         if full || self.file.is_none() {
             self.begin_segment()?;
+        }
+        if let Some(token) = self.lease.take()
+            && let Err(error) = lease::write(&self.dir, &token)
+        {
+            tracing::warn!(spool = %self.dir.display(), %error, "the spool does not say whose lease it belongs to");
         }
         let seq = self.open(stream).seq;
         let seen = *super::stage::of(&mut self.seen, stream);

@@ -386,7 +386,7 @@ impl Stage {
     }
 
     fn ring_path(&self, stream: LogStream) -> PathBuf {
-        self.spool.dir.join(format!("{}.ring", stream.as_str()))
+        ring_path(&self.spool.dir, stream)
     }
 
     fn remove_ring(&mut self, stream: LogStream) {
@@ -396,6 +396,11 @@ impl Stage {
             tracing::warn!(file = %self.ring_path(stream).display(), %error, "a held output's file stays");
         }
     }
+}
+
+/// The file of a stream's held output.
+pub(super) fn ring_path(spool: &Path, stream: LogStream) -> PathBuf {
+    spool.join(format!("{}.ring", stream.as_str()))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

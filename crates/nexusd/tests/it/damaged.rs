@@ -120,3 +120,43 @@ async fn what_is_no_folder_among_the_spools_is_set_aside_and_never_followed() {
     bed.daemon = start(&bed.dir);
     assert_eq!(bed.run(json!({"command": "echo next"})).await.outcome(), ("succeeded", 0, "next\n"));
 }
+
+/// Without what the outbox knew of a run, its spool still says whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_start_is_damaged_is_shipped_or_set_aside() {
+    require!(Bwrap);
+    let mut bed = Bed::with(StubOptions::full(), "heartbeat: {interval: 1s}\nlog: {chunk_bytes: 1000}\n");
+    for lease in ["known", "unknown"] {
+        bed.stub.fail(Endpoint::LogChunk, Fault::always(FaultKind::Status(503, None)));
+        let id = bed.queue(json!({"command": "seq 1 1000; sleep 60"}));
+        let spool = bed.dir.join(format!("w/.nexus/spool/{id}"));
+        until("all that it prints is spooled", SOON, || {
+            std::fs::metadata(spool.join("00000001.seg")).ok().filter(|file| file.len() > 3893)
+        });
+        bed.daemon.signal(Signal::KILL);
+        bed.daemon.wait(SOON);
+        let slots = bed.dir.join("w/.nexus/outbox/slots");
+        let slot = slot_of(&slots, &id, "started").unwrap();
+        let mut bytes = std::fs::read(&slots).unwrap();
+        bytes[slot * 4096 + 200] ^= 1;
+        std::fs::write(&slots, bytes).unwrap();
+        bed.stub.mend(Endpoint::LogChunk);
+        if lease == "known" {
+            bed.daemon = start(&bed.dir);
+            let ended = bed.ended(id.clone()).await;
+            assert_eq!(ended.report.artifacts_manifest["reason"], "nexusd_restarted");
+            assert_eq!(ended.stdout, (1..=1000).map(|n| format!("{n}\n")).collect::<String>());
+            assert_eq!(ended.report.artifacts_manifest["log"]["complete"], true);
+            assert_eq!(bed.run(json!({"command": "echo next"})).await.outcome(), ("succeeded", 0, "next\n"));
+            assert!(!spool.exists());
+        } else {
+            let all = std::fs::read(spool.join("00000001.seg")).unwrap();
+            std::fs::remove_file(spool.join("lease")).unwrap_or_default();
+            bed.daemon = start(&bed.dir);
+            let said = bed.daemon.text(Output::Stderr);
+            let named = said.lines().any(|line| line.contains("ERROR") && line.contains(spool.to_str().unwrap()));
+            assert!(named, "{said}");
+            assert_eq!(std::fs::read(spool.join("00000001.seg.corrupt")).unwrap(), all);
+        }
+    }
+}
