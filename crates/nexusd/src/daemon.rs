@@ -37,6 +37,7 @@ mod beat;
 mod recover;
 mod removals;
 mod rest;
+mod retention;
 mod root;
 
 /// How long flushing may take after the last directive has ended.
@@ -155,6 +156,7 @@ pub async fn run(
     background.spawn(beat::health(Arc::clone(&daemon), give_up.clone()));
     background.spawn(beat::facts(Arc::clone(&daemon), give_up.clone()));
     background.spawn(removals::run(Arc::clone(&daemon), give_up.clone()));
+    background.spawn(retention::run(Arc::clone(&daemon), give_up.clone()));
     if let Some(renewal) = Renewal::of(&daemon.engine.config, &daemon.mothership) {
         background.spawn(renewal.run(give_up.clone()));
     }

@@ -6,6 +6,7 @@
 //! trust stand in `<work_dir>/.nexus`, where no sandbox can reach them.
 
 mod remove;
+mod retention;
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,6 +20,7 @@ use conduits::{FacilityId, SandboxProfile};
 use tokio::sync::OwnedMutexGuard;
 
 pub use remove::{Removal, RemoveError};
+pub use retention::Why;
 
 /// The uid and gid that isolated runs have on the host, where they differ from the daemon's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +51,22 @@ pub struct Occupied {
     /// Whose it is.
     pub owner: Owner,
     /// Facilities are held, folders of the user's own are not.
-    held: Option<(sys::lock::LockFile, OwnedMutexGuard<()>)>,
+    held: Option<Held>,
+}
+
+/// A facility's lock and its turn. When it was last held is what its retention goes by.
+#[derive(Debug)]
+struct Held {
+    lock: sys::lock::LockFile,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.touch() {
+            tracing::warn!(%error, "when a facility was last used cannot be noted");
+        }
+    }
 }
 
 /// Why a facility cannot be used.
@@ -158,7 +175,7 @@ impl Facilities {
             hand_over_folder(&path, owner.uid, owner.gid).map_err(fail("cannot hand over", &path))?;
         }
         let empty = is_empty(&path).map_err(fail("cannot list", &path))?;
-        Ok(Occupied { path, empty, owner, held: Some((file, turn)) })
+        Ok(Occupied { path, empty, owner, held: Some(Held { lock: file, _turn: turn }) })
     }
 
     /// The queue of one facility: runs wait here in the order in which they asked.

@@ -28,6 +28,7 @@ mod prove;
 mod removing;
 mod restarting;
 mod resting;
+mod retention;
 mod rootfs;
 mod run;
 mod service;
