@@ -22,8 +22,9 @@ use crate::profile::{SandboxProfile, UnknownName};
 
 /// Where a facility is mounted, and the only value of `facility.mount`.
 pub const WORKSPACE_MOUNT: &str = "/workspace";
-/// The shell where none is named.
-pub const DEFAULT_SHELL: &str = "/bin/sh";
+/// The shell where none is named, on a Mac's desktop and everywhere else.
+const AUTOMATION_SHELL: &str = "/bin/zsh";
+const PLAIN_SHELL: &str = "/bin/sh";
 /// The most bytes of a command, and of one `NAME=value`: Linux's `MAX_ARG_STRLEN` (32 pages of 4 KiB, `execve(2)`)
 /// without the ending NUL.
 pub const MAX_ARGUMENT_BYTES: usize = 131_071;
@@ -31,6 +32,15 @@ pub const MAX_ARGUMENT_BYTES: usize = 131_071;
 pub const MAX_ENV_BYTES: usize = 1_048_576;
 /// The most patterns of `artifacts.collect`.
 pub const MAX_COLLECT: usize = 256;
+
+/// The shell of a directive that names none.
+#[must_use]
+pub const fn default_shell(profile: SandboxProfile) -> &'static str {
+    match profile {
+        SandboxProfile::DarwinAutomation => AUTOMATION_SHELL,
+        SandboxProfile::Untrusted | SandboxProfile::Trusted | SandboxProfile::Host => PLAIN_SHELL,
+    }
+}
 
 /// A directive's specification, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +53,7 @@ pub struct DirectiveSpec {
     pub sandbox_profile: SandboxProfile,
     /// The command line for the shell, not empty, without NUL, at most [`MAX_ARGUMENT_BYTES`].
     pub command: String,
-    /// Absolute path of the shell; absent means [`DEFAULT_SHELL`].
+    /// Absolute path of the shell; absent means [`default_shell`].
     pub shell: String,
     /// The working directory as it came, without NUL; empty means the workspace. Where it leads is for the sandbox.
     pub cwd: String,

@@ -75,6 +75,16 @@ impl Platform {
         }
     }
 
+    /// What is said of a profile that this platform does not have.
+    #[must_use]
+    pub fn lacks(self, profile: conduits::SandboxProfile) -> String {
+        let elsewhere = match profile {
+            conduits::SandboxProfile::DarwinAutomation => " (it needs macOS on Apple Silicon)",
+            _ => "",
+        };
+        format!("{profile} does not exist on {}{elsewhere}", self.title())
+    }
+
     /// The name for people.
     #[must_use]
     pub const fn title(self) -> &'static str {

@@ -20,8 +20,6 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-use conduits::DriverKind;
-
 pub use facts::Subject;
 pub use prove::{Proof, prove};
 pub use report::{Report, Row, State};
@@ -31,10 +29,4 @@ pub use report::{Report, Row, State};
 pub async fn examine(subject: &Subject, drivers: Result<&sandbox::Drivers, String>) -> Report {
     let facts = facts::gather(subject, drivers).await;
     Report { rows: rows::rows(&facts) }
-}
-
-/// Whether this build has the driver.
-#[must_use]
-pub const fn is_built(driver: DriverKind) -> bool {
-    matches!(driver, DriverKind::Bwrap | DriverKind::Container | DriverKind::Host)
 }

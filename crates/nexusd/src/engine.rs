@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use conduits::{DriverKind, InstanceId, SandboxProfile};
 use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, ResolverError, UpstreamError};
 use sandbox::{
-    ContainerSettings, Driver, DriverSettings, Drivers, DriversError, Health, ImagePull, Limit, LimitOrigin, Limits,
-    RootSource, Starts,
+    ContainerSettings, DarwinSettings, Driver, DriverSettings, Drivers, DriversError, Health, ImagePull, Limit,
+    LimitOrigin, Limits, RootSource, Starts,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -73,6 +73,8 @@ pub struct Surroundings {
     pub container_environment: Vec<(String, String)>,
     /// Whether it is a daemon's engine, or a single command's.
     pub starts: Starts,
+    /// The machine, as far as the automation of a desktop asks.
+    pub darwin: DarwinSettings,
 }
 
 /// Why the engine cannot be made.
@@ -314,7 +316,8 @@ pub fn metrics(egress: &Arc<EgressCounters>, work: WorkSource) -> Metrics {
 /// The driver of the sandbox crate that implements a kind. Admission refuses the kinds that are not built.
 pub fn driver(kind: DriverKind) -> Driver {
     match kind {
-        DriverKind::Host | DriverKind::DarwinAutomation => Driver::Host,
+        DriverKind::Host => Driver::Host,
+        DriverKind::DarwinAutomation => Driver::DarwinAutomation,
         DriverKind::Container => Driver::Container,
         DriverKind::Bwrap | DriverKind::Firecracker => Driver::Bwrap,
     }
@@ -322,7 +325,7 @@ pub fn driver(kind: DriverKind) -> Driver {
 
 /// Whether this build has the driver.
 pub fn built(kind: DriverKind) -> bool {
-    matches!(kind, DriverKind::Bwrap | DriverKind::Container | DriverKind::Host)
+    kind != DriverKind::Firecracker
 }
 
 /// A limit of the configuration that this machine cannot keep, for who checks the file before anything starts.
@@ -362,6 +365,16 @@ fn driver_settings(config: &Config, around: &Surroundings, state: &Path) -> Driv
         starts: around.starts,
         ca_bundle: config.egress.ca_bundle.clone(),
         container: container_settings(config, around),
+        darwin: darwin_settings(config, around),
+    }
+}
+
+/// The machine as the driver takes it, or why there is none.
+fn darwin_settings(config: &Config, around: &Surroundings) -> Result<DarwinSettings, String> {
+    if config.supported_sandbox_profiles.contains(&SandboxProfile::DarwinAutomation) {
+        Ok(around.darwin)
+    } else {
+        Err("profile darwin-automation is not in supported_sandbox_profiles".to_owned())
     }
 }
 

@@ -16,7 +16,7 @@ use nexusd::rootfs::{self, Wanted};
 use nexusd::run::{RunError, Scratch};
 use nexusd::signals::Signals;
 use nexusd::{VERSION, doctor, enroll, run};
-use sandbox::Starts;
+use sandbox::{DarwinSettings, Starts};
 
 /// Usage or configuration.
 const USAGE: u8 = 2;
@@ -285,7 +285,8 @@ fn surroundings(territory: String, starts: Starts) -> Surroundings {
     let home = environment("HOME").unwrap_or_else(|| "/".to_owned());
     let variables = CONTAINER_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), environment(name)?)));
     let container_environment = variables.collect();
-    Surroundings { search_path, home, territory, container_environment, starts }
+    let darwin = DarwinSettings::of_this_machine();
+    Surroundings { search_path, home, territory, container_environment, starts, darwin }
 }
 
 fn say(line: &str) -> Result<ExitCode> {

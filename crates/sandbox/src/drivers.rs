@@ -1,6 +1,6 @@
 //! The drivers of this host, built once per daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::armed::Armed;
 use crate::bwrap::{self, Bwrap};
 use crate::container::Container;
+use crate::darwinautomation::{self, DarwinAutomation, DarwinSettings, Permissions};
 use crate::engine::{Engine, OwnDir};
 use crate::{CgroupLayer, ContainerSettings, Health, LaunchError, PreparedRun, RunHandle, host};
 
@@ -35,6 +36,8 @@ pub enum Driver {
     Container,
     /// A process of the host.
     Host,
+    /// The same on a Mac, with the desktop's tools.
+    DarwinAutomation,
 }
 
 /// Where the root directory of a sandbox comes from.
@@ -73,6 +76,8 @@ pub struct DriverSettings {
     pub ca_bundle: Option<PathBuf>,
     /// Containers, or why there are none.
     pub container: Result<ContainerSettings, String>,
+    /// Automation of a Mac's desktop, or why there is none.
+    pub darwin: Result<DarwinSettings, String>,
     /// Layers that a test leaves out.
     #[cfg(feature = "knockout")]
     pub knockouts: Vec<crate::Knockout>,
@@ -149,9 +154,11 @@ pub struct Drivers {
     bwrap: RwLock<Prepared>,
     engine: Engine,
     container: Result<Container, String>,
+    darwin: Result<DarwinAutomation, String>,
     sandbox_owner: Owner,
     bwrap_health: Mutex<Option<(Instant, Health)>>,
     container_health: Mutex<Option<(Instant, Health)>>,
+    darwin_health: Mutex<Option<(Instant, Health)>>,
 }
 
 /// The bubblewrap driver as it is now.
@@ -173,6 +180,7 @@ impl Drivers {
         let own_dir = OwnDir::make(&settings.runtime_dir)?;
         let sandbox_owner = sandbox_owner(&settings.sandbox_user)?;
         let container = Container::prepare(&settings, sandbox_owner, own_dir.path());
+        let darwin = DarwinAutomation::prepare(&settings);
         // First, for what its sandboxes start in is made meanwhile.
         let bwrap = match &settings.root {
             RootSource::Awaited { reason } => {
@@ -186,9 +194,11 @@ impl Drivers {
             bwrap: RwLock::new(bwrap),
             engine,
             container,
+            darwin,
             sandbox_owner,
             bwrap_health: Mutex::new(None),
             container_health: Mutex::new(None),
+            darwin_health: Mutex::new(None),
         })
     }
 
@@ -224,7 +234,9 @@ impl Drivers {
     pub fn owner(&self, driver: Driver) -> Owner {
         match driver {
             Driver::Bwrap | Driver::Container => self.sandbox_owner,
-            Driver::Host => Owner { uid: sys::user::effective_uid(), gid: sys::user::effective_gid() },
+            Driver::Host | Driver::DarwinAutomation => {
+                Owner { uid: sys::user::effective_uid(), gid: sys::user::effective_gid() }
+            }
         }
     }
 
@@ -236,7 +248,8 @@ impl Drivers {
         match driver {
             Driver::Bwrap => self.bwrap()?.arm(&self.engine, run),
             Driver::Container => self.container()?.arm(&self.engine, run),
-            Driver::Host => host::arm(&self.engine, run),
+            Driver::Host => host::arm(&self.engine, host::NAME, run),
+            Driver::DarwinAutomation => self.darwin()?.arm(&self.engine, run),
         }
     }
 
@@ -259,6 +272,7 @@ impl Drivers {
             },
             Driver::Bwrap => self.bwrap_health().await,
             Driver::Container => return self.container_health().await,
+            Driver::DarwinAutomation => self.darwin_health().await,
         };
         let cgroups = self.engine.cgroups();
         let text =
@@ -310,6 +324,42 @@ impl Drivers {
         let health = container.health(&self.engine).await;
         *known = Some((Instant::now(), health.clone()));
         health
+    }
+
+    async fn darwin_health(&self) -> Health {
+        let darwin = match &self.darwin {
+            Ok(darwin) => darwin,
+            Err(reason) => return Health::without(reason.clone()),
+        };
+        let mut known = self.darwin_health.lock().await;
+        if let Some((at, health)) = &*known
+            && at.elapsed() < HEALTH_AGE
+        {
+            return health.clone();
+        }
+        let health = darwin.health().await;
+        *known = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    /// What macOS lets the commands of darwin-automation do.
+    ///
+    /// # Errors
+    /// Why that driver is not there.
+    pub async fn permissions(&self) -> Result<Permissions, String> {
+        Ok(self.darwin.as_ref().map_err(Clone::clone)?.permissions().await)
+    }
+
+    /// Folders in which commands of this driver find its tools, besides the usual ones.
+    pub fn tool_folders(&self, driver: Driver) -> impl Iterator<Item = &Path> {
+        let darwin = self.darwin.as_ref().ok().filter(|_| driver == Driver::DarwinAutomation);
+        darwin.into_iter().flat_map(DarwinAutomation::folders)
+    }
+
+    fn darwin(&self) -> Result<&DarwinAutomation, LaunchError> {
+        let unavailable =
+            |reason: &String| LaunchError::Unavailable { driver: darwinautomation::NAME, reason: reason.clone() };
+        self.darwin.as_ref().map_err(unavailable)
     }
 
     fn container(&self) -> Result<&Container, LaunchError> {

@@ -154,6 +154,19 @@ impl Environment {
         Ok(())
     }
 
+    /// Adds a folder to the end of `PATH`, where it is not there already.
+    ///
+    /// # Errors
+    /// The folder cannot be in a search path.
+    pub fn find_in(&mut self, folder: &str) -> Result<(), EnvironmentError> {
+        let path = self.get("PATH").unwrap_or_default();
+        if path.split(':').any(|known| known == folder) {
+            return Ok(());
+        }
+        let separator = if path.is_empty() { "" } else { ":" };
+        self.set("PATH", &format!("{path}{separator}{folder}"))
+    }
+
     /// The value of a variable.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -216,6 +229,20 @@ mod tests {
             ..base()
         };
         insta::assert_snapshot!(listed(&Environment::base(&host).unwrap()));
+    }
+
+    #[test]
+    fn a_folder_is_looked_in_once_and_last() {
+        let mut environment = Environment::default();
+        for (folder, path) in [
+            ("/usr/bin", "/usr/bin"),
+            ("/usr/bin", "/usr/bin"),
+            ("/usr", "/usr/bin:/usr"),
+            ("/opt/mac tools", "/usr/bin:/usr:/opt/mac tools"),
+        ] {
+            environment.find_in(folder).unwrap();
+            assert_eq!(environment.get("PATH"), Some(path));
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::armed::Around;
 use crate::control::Heard;
 use crate::exit::CommandStatus;
 use crate::process::Running;
-use crate::{EndedBy, Exit, Layers, Stop, Usage, container, exit_code, host};
+use crate::{EndedBy, Exit, Layers, Stop, Usage, container, darwinautomation, exit_code, host};
 
 /// How long the set-up of a sandbox may take.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -379,7 +379,7 @@ impl RunHandle {
             let killed = format!("the memory limit was reached, processes killed: {oom}");
             note = Some(note.map_or(killed.clone(), |other: String| format!("{killed}; {other}")));
         }
-        if self.around.layers.driver == host::NAME && self.report.is_some() {
+        if [host::NAME, darwinautomation::NAME].contains(&self.around.layers.driver) && self.report.is_some() {
             // All that the helper of a host run says when nothing failed: what it had to wait for.
             let said = self.diagnostics();
             note = note.or_else(|| Some(said.clone()).filter(|said| !said.is_empty()));

@@ -16,17 +16,17 @@ use crate::{LaunchError, Layers, NetworkLayer, READY_TIMEOUT};
 /// This driver's name.
 pub(crate) const NAME: &str = "host";
 
-/// Puts a run together.
-pub(crate) fn arm(engine: &Engine, run: PreparedRun) -> Result<Armed, LaunchError> {
+/// Puts a run together, for this driver or one that has only another name and further conditions.
+pub(crate) fn arm(engine: &Engine, driver: &'static str, run: PreparedRun) -> Result<Armed, LaunchError> {
     let frame = run.plan(String::new(), &[]);
-    let fence = Fence::build(engine, NAME, &run)?;
+    let fence = Fence::build(engine, driver, &run)?;
     if run.workspace.access != WorkspaceAccess::ReadWrite {
         let reason = "capabilities.fs narrows the workspace, which a process of the host is not held to".to_owned();
-        return Err(LaunchError::Unsupported { driver: NAME, reason });
+        return Err(LaunchError::Unsupported { driver, reason });
     }
     if !matches!(run.network, NetworkPath::HostNetwork) {
         let reason = "it has the host's network and no other".to_owned();
-        return Err(LaunchError::Unsupported { driver: NAME, reason });
+        return Err(LaunchError::Unsupported { driver, reason });
     }
     let (_, cwd) = run.open_workspace()?;
     let pair = sys::fdpass::socket_pair().map_err(failed("a socket pair"))?;
@@ -54,7 +54,7 @@ pub(crate) fn arm(engine: &Engine, run: PreparedRun) -> Result<Armed, LaunchErro
     let mut control = Control::new(pair.ours).map_err(failed("the control socket"))?;
     control.send(&Frame::Plan(frame));
     let layers = Layers {
-        driver: NAME,
+        driver,
         namespaces: Vec::new(),
         seccomp: false,
         no_new_privs: false,

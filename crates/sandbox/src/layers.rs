@@ -5,7 +5,7 @@ use std::fmt;
 /// The layers of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layers {
-    /// Name of the driver: `bwrap`, `container` or `host`.
+    /// Name of the driver: `bwrap`, `container`, `host` or `darwin-automation`.
     pub driver: &'static str,
     /// Namespaces of the run's own, in the order they are listed in namespaces(7). Empty: the host's.
     pub namespaces: Vec<&'static str>,

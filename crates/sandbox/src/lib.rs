@@ -19,6 +19,7 @@ mod bwrap;
 mod container;
 mod control;
 mod cwd;
+mod darwinautomation;
 mod drivers;
 mod engine;
 mod environment;
@@ -37,6 +38,7 @@ mod run;
 pub use armed::Armed;
 pub use container::{ContainerSettings, ImagePull};
 pub use cwd::{CwdError, WorkspaceCwd};
+pub use darwinautomation::{ConsentReader, DarwinSettings, Machine, Permission, Permissions};
 pub use drivers::{Driver, DriverSettings, Drivers, DriversError, Owner, RootSource, Starts};
 pub use environment::{BaseEnvironment, Environment, EnvironmentError, ProxyVariables};
 pub use exit::{EndedBy, Exit, Stop, StopReason, Usage, exit_code};
@@ -52,3 +54,4 @@ pub use run::{
     Workspace, WorkspaceAccess, WorkspaceFiles,
 };
 pub use sys::cgroup::Census;
+pub use sys::consent::Answers as ConsentAnswers;

@@ -9,6 +9,7 @@
 pub mod beneath;
 #[cfg(target_os = "linux")]
 pub mod cgroup;
+pub mod consent;
 pub mod disk;
 #[cfg(target_os = "linux")]
 pub mod facts;
@@ -19,6 +20,8 @@ pub mod idmap;
 #[cfg(target_os = "linux")]
 pub mod leftover;
 pub mod lock;
+#[cfg(target_os = "macos")]
+mod macos;
 #[cfg(target_os = "linux")]
 pub mod memfd;
 #[cfg(target_os = "linux")]

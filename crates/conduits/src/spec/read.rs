@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 use super::{
-    ArtifactSpec, DEFAULT_SHELL, DirectiveSpec, EnvName, FacilityRef, MAX_ARGUMENT_BYTES, MAX_COLLECT, MAX_ENV_BYTES,
-    RepoUrl, SpecError, SpecLimits, WORKSPACE_MOUNT,
+    ArtifactSpec, DirectiveSpec, EnvName, FacilityRef, MAX_ARGUMENT_BYTES, MAX_COLLECT, MAX_ENV_BYTES, RepoUrl,
+    SpecError, SpecLimits, WORKSPACE_MOUNT, default_shell,
 };
 use crate::capability::{CapabilityError, FsCapability, NetCapability};
 use crate::ids::IdError;
@@ -96,7 +96,7 @@ pub(super) fn spec(value: &Value) -> Result<DirectiveSpec, SpecError> {
         facility: facility(&root)?,
         sandbox_profile: profile,
         command: command(&root)?,
-        shell: shell(&root)?,
+        shell: shell(&root, profile)?,
         cwd: root.text("cwd")?.unwrap_or_default().to_owned(),
         timeout_seconds: root.count("timeout_seconds")?,
         limits: SpecLimits {
@@ -159,8 +159,8 @@ fn command(root: &Section<'_>) -> Result<String, SpecError> {
     Ok(command.to_owned())
 }
 
-fn shell(root: &Section<'_>) -> Result<String, SpecError> {
-    let shell = root.text("shell")?.unwrap_or(DEFAULT_SHELL);
+fn shell(root: &Section<'_>, profile: SandboxProfile) -> Result<String, SpecError> {
+    let shell = root.text("shell")?.unwrap_or(default_shell(profile));
     if !shell.starts_with('/') {
         return Err(root.invalid("shell", shell, "is not an absolute path; write it in full, such as /bin/sh"));
     }

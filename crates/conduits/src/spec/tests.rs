@@ -45,6 +45,19 @@ fn the_smallest_specification_gets_the_closed_defaults() {
 }
 
 #[test]
+fn the_shell_where_none_is_named_is_the_profile_s() {
+    for (profile, shell) in
+        [("untrusted", "/bin/sh"), ("trusted", "/bin/sh"), ("host", "/bin/sh"), ("darwin-automation", "/bin/zsh")]
+    {
+        let mut spec = base();
+        spec["sandbox_profile"] = json!(profile);
+        assert_eq!(DirectiveSpec::from_value(&spec).unwrap().shell, shell, "{profile}");
+        spec["shell"] = json!("/bin/bash");
+        assert_eq!(DirectiveSpec::from_value(&spec).unwrap().shell, "/bin/bash", "{profile}");
+    }
+}
+
+#[test]
 fn zero_values_of_other_servers_equal_absence() {
     let spec = json!({
         "directive_id": "d1", "facility": {"id": "f1", "mount": "", "repo_url": ""}, "command": "true",

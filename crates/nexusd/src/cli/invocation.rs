@@ -252,7 +252,7 @@ fn run(config: ConfigSource, flags: RunFlags, platform: Platform) -> Result<Invo
         Platform::Macos => SandboxProfile::DarwinAutomation,
     });
     if !platform.profiles().contains(&profile) {
-        return Err(mistake(&format!("{profile} does not exist on {}", platform.title())));
+        return Err(mistake(&platform.lacks(profile)));
     }
     let net = match (flags.net, flags.allow.is_empty()) {
         (None, true) => NetMode::None,

@@ -253,10 +253,7 @@ fn profiles(r: &mut Reader<'_>, surroundings: &Surroundings<'_>) -> Vec<SandboxP
     let before = r.count();
     let list = unique(r, "supported_sandbox_profiles", |text| match text.parse::<SandboxProfile>() {
         Ok(profile) if here.contains(&profile) => Ok(profile),
-        Ok(profile) => {
-            let platform = surroundings.platform.title();
-            Err(format!("{profile} does not exist on {platform}: {}", words.join(", ")))
-        }
+        Ok(profile) => Err(format!("{}: {}", surroundings.platform.lacks(profile), words.join(", "))),
         Err(_) => {
             let hint = nearest(text, words.iter().copied()).map(|w| format!(", did you mean {w}?")).unwrap_or_default();
             Err(format!("{} is none of {}{hint}", quoted(text), words.join(", ")))

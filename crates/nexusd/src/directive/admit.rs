@@ -284,7 +284,11 @@ mod tests {
     fn refusals_say_what_and_why() {
         let sick = HostFacts { unhealthy: [(DriverKind::Bwrap, "no user namespaces".to_owned())].into(), ..host() };
         let full = HostFacts { free_bytes: 10 * MIB - 1, ..host() };
-        let all = HostFacts { offered: SandboxProfile::ALL.iter().copied().collect(), ..host() };
+        let no_mac = HostFacts {
+            offered: [SandboxProfile::DarwinAutomation].into(),
+            unhealthy: [(DriverKind::DarwinAutomation, "it needs macOS on Apple Silicon".to_owned())].into(),
+            ..host()
+        };
         let unrestricted = json!({ "capabilities": { "net": { "mode": "unrestricted" } } });
         let cases = [
             (
@@ -292,7 +296,11 @@ mod tests {
                 host(),
                 "profile `host` is not offered by this nexusd (offered: untrusted)",
             ),
-            (json!({ "sandbox_profile": "darwin-automation" }), all, "needs the driver `darwin-automation`"),
+            (
+                json!({ "sandbox_profile": "darwin-automation" }),
+                no_mac,
+                "needs the driver `darwin-automation`, which does not work on this host: it needs macOS on Apple Silicon",
+            ),
             (
                 json!({}),
                 HostFacts { untrusted_driver: DriverKind::Firecracker, ..host() },

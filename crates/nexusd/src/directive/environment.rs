@@ -5,7 +5,7 @@ use sandbox::{BaseEnvironment, Environment, EnvironmentError, ProxyVariables};
 
 use super::admit::Admitted;
 use super::network::ProxyAddress;
-use crate::engine::Engine;
+use crate::engine::{Engine, driver};
 use crate::facility::Occupied;
 
 /// Where the workspace is inside every isolated sandbox.
@@ -39,6 +39,9 @@ pub(super) fn of(
             None => ProxyVariables::None,
         },
     })?;
+    for folder in engine.drivers.tool_folders(driver(admitted.driver)) {
+        environment.find_in(&folder.to_string_lossy())?;
+    }
     for (name, value) in &spec.env {
         environment.set(name.as_str(), value)?;
     }

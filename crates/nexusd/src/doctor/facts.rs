@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conduits::{DriverKind, SandboxProfile};
-use sandbox::{CgroupLayer, Driver, Drivers, Health};
+use sandbox::{CgroupLayer, Driver, Drivers, Health, Permissions};
 
 use super::kernel::Kernel;
 use super::mothership::{self, Contact};
@@ -45,6 +45,8 @@ pub(super) struct Facts {
     pub(super) engine: Ran,
     pub(super) osascript: Ran,
     pub(super) shortcuts: Ran,
+    /// What macOS lets scripts do; `Err` says why the driver is not there.
+    pub(super) permissions: Result<Permissions, String>,
     pub(super) kernel: Kernel,
     /// What the drivers make limits with, as a run here would get it; `Err` says why they could not be asked.
     pub(super) cgroups: Result<CgroupLayer, String>,
@@ -130,6 +132,7 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
         engine: Ran::Missing,
         osascript: Ran::Missing,
         shortcuts: Ran::Missing,
+        permissions: Err("not asked".to_owned()),
         kernel: Kernel::read(),
         cgroups: drivers.clone().map(Drivers::cgroups),
         bwrap_health: None,
@@ -144,10 +147,11 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
     };
     if subject.platform == Platform::Macos {
         let version = VERSION_TIMEOUT;
-        (facts.git, facts.osascript, facts.shortcuts) = tokio::join!(
+        (facts.git, facts.osascript, facts.shortcuts, facts.permissions) = tokio::join!(
             run(OsStr::new("git"), &["--version"], version),
             run(OsStr::new("osascript"), &["-e", "return"], version),
             run(OsStr::new("shortcuts"), &["help"], version),
+            permissions(drivers),
         );
         return facts;
     }
@@ -175,6 +179,11 @@ pub(super) async fn gather(subject: &Subject, drivers: Result<&Drivers, String>)
         pinned_root(config),
     );
     facts
+}
+
+/// What macOS allows, where the driver is there.
+async fn permissions(drivers: Result<&Drivers, String>) -> Result<Permissions, String> {
+    drivers?.permissions().await
 }
 
 /// Whether the root is there, else whether it could be fetched: one byte is asked for.

@@ -1,15 +1,15 @@
 //! Facts to rows: pure. The guide's rows come first, in its order and words.
 
 use conduits::SandboxProfile;
-use sandbox::CgroupLayer;
+use sandbox::{CgroupLayer, Permission};
 
 use super::facts::{Container, Facts, PinnedRoot};
-use super::is_built;
 use super::mothership::Contact;
 use super::programs::Ran;
 use super::report::Row;
 use crate::config::{Bridge, Config, ContainerRuntime, Platform};
 use crate::credentials::Credentials;
+use crate::engine::built;
 
 /// A certificate that ends within this many seconds is worth a warning: renewal should have replaced it.
 const EXPIRES_SOON: i64 = 5 * 86_400;
@@ -18,13 +18,22 @@ const EXPIRES_SOON: i64 = 5 * 86_400;
 const SKEW_WARN: i64 = 30;
 const SKEW_FAIL: i64 = 240;
 
+/// What gives consent. Commands without these permissions work but for what needs them.
+const CONSENT_MEND: &str = "System Settings > Privacy & Security: allow nexusd, or the terminal that starts it";
+
+/// Said of what a Mac without the profile does not need.
+const NO_AUTOMATION: &str = "not needed (darwin-automation is not offered)";
+
+/// What is wrong where there is no automation on a Mac.
+const AUTOMATION_MEND: &str = "offer only host in supported_sandbox_profiles";
+
 /// Every row for the facts' platform.
 pub(super) fn rows(facts: &Facts) -> Vec<Row> {
     if facts.platform == Platform::Macos {
         return vec![
             git(facts),
-            found("osascript", &facts.osascript),
-            found("shortcuts", &facts.shortcuts),
+            osascript(facts),
+            shortcuts(facts),
             Row::skip("bwrap", "not applicable on macOS"),
             Row::skip("socat", "not applicable on macOS"),
         ];
@@ -61,10 +70,40 @@ fn git(facts: &Facts) -> Row {
     }
 }
 
-fn found(name: &'static str, ran: &Ran) -> Row {
-    match ran {
-        Ran::Missing => Row::fail(name, "not found", "xcode-select --install"),
-        _ => Row::pass(name, "found"),
+/// With it, what macOS lets scripts do: consent belongs to whoever starts them.
+fn osascript(facts: &Facts) -> Row {
+    let name = "osascript";
+    if !facts.offers(SandboxProfile::DarwinAutomation) {
+        return Row::skip(name, NO_AUTOMATION);
+    }
+    if let Ran::Missing | Ran::Failed(_) = facts.osascript {
+        return Row::fail(name, facts.osascript.complaint(), "xcode-select --install");
+    }
+    let permissions = match &facts.permissions {
+        Ok(permissions) => permissions.named(),
+        // That has a row of its own.
+        Err(_) if facts.shortcuts == Ran::Missing => return Row::pass(name, "found"),
+        Err(why) => return Row::fail(name, format!("found; {why}"), AUTOMATION_MEND),
+    };
+    let wanting: Vec<String> = permissions
+        .into_iter()
+        // What cannot be known now may well be granted.
+        .filter(|(_, permission)| matches!(permission, Permission::NotGranted | Permission::NotAsked))
+        .map(|(what, permission)| format!("{what} {permission}"))
+        .collect();
+    if wanting.is_empty() {
+        return Row::pass(name, "found");
+    }
+    Row::warn(name, format!("found; {}", wanting.join(", ")), CONSENT_MEND)
+}
+
+fn shortcuts(facts: &Facts) -> Row {
+    match facts.shortcuts {
+        _ if !facts.offers(SandboxProfile::DarwinAutomation) => Row::skip("shortcuts", NO_AUTOMATION),
+        Ran::Missing | Ran::Failed(_) => {
+            Row::fail("shortcuts", facts.shortcuts.complaint(), "update macOS: it comes with macOS 12 and later")
+        }
+        _ => Row::pass("shortcuts", "found"),
     }
 }
 
@@ -339,8 +378,7 @@ fn config(facts: &Facts) -> Row {
     let Some(config) = &facts.config else {
         return Row::skip("config", format!("no {path}: all profiles of {} are checked", facts.platform.title()));
     };
-    if let Some(profile) =
-        config.supported_sandbox_profiles.iter().find(|profile| !is_built(config.driver_of(**profile)))
+    if let Some(profile) = config.supported_sandbox_profiles.iter().find(|profile| !built(config.driver_of(**profile)))
     {
         let driver = config.driver_of(*profile);
         let detail = format!("profile {profile}: the driver {driver} is not available in this build");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use sandbox::{CgroupLayer, Health};
+use sandbox::{CgroupLayer, Health, Permission, Permissions};
 
 use super::facts::{Container, Facts, PinnedRoot};
 use super::kernel::Kernel;
@@ -49,6 +49,7 @@ fn good() -> Facts {
         engine: said("podman version 4.3.1"),
         osascript: Ran::Missing,
         shortcuts: Ran::Missing,
+        permissions: Err("not asked".to_owned()),
         kernel: Kernel {
             userns_clone: Some("1".to_owned()),
             max_user_namespaces: Some("95848".to_owned()),
@@ -66,6 +67,18 @@ fn good() -> Facts {
         credentials: Credentials::None,
         contact: Contact::NotAsked("no configuration file".to_owned()),
         now: 1_800_000_000,
+    }
+}
+
+/// A good Mac without a configuration, where automation is allowed so far and the rest is.
+fn a_mac(automation: Permission) -> Facts {
+    let granted = Permission::Granted;
+    Facts {
+        platform: Platform::Macos,
+        osascript: said(""),
+        shortcuts: said("OVERVIEW"),
+        permissions: Ok(Permissions { automation, accessibility: granted, screen_recording: granted }),
+        ..good()
     }
 }
 
@@ -104,7 +117,7 @@ fn the_guides_rows_come_first_to_the_character() {
 
 #[test]
 fn a_good_mac_has_exactly_the_guides_rows() {
-    let facts = Facts { platform: Platform::Macos, osascript: said(""), shortcuts: said("OVERVIEW"), ..good() };
+    let facts = a_mac(Permission::Granted);
     let expected = "nexusd doctor
 ──────────────────────────────────────────────────
   ✓ git                       git version 2.39.5
@@ -118,6 +131,44 @@ fn a_good_mac_has_exactly_the_guides_rows() {
     assert_eq!(report(&facts).render(), expected);
     let bare = Facts { osascript: Ran::Missing, git: Ran::Missing, ..facts };
     insta::assert_snapshot!(report(&bare).render());
+}
+
+#[test]
+fn what_a_mac_lacks_is_said_with_its_mend() {
+    let intel = "it needs macOS on Apple Silicon, and this is macos on x86_64";
+    let with = |text| Some(config(Platform::Macos, text));
+    let base = || a_mac(Permission::Granted);
+    let table = [
+        ("nothing is decided yet", a_mac(Permission::NotAsked), false),
+        ("one permission is missing", a_mac(Permission::NotGranted), false),
+        ("System Events does not run", a_mac(Permission::TargetNotRunning), false),
+        ("no answer", a_mac(Permission::Unknown(None)), false),
+        ("an Intel Mac", Facts { permissions: Err(intel.to_owned()), ..base() }, true),
+        (
+            "an old macOS",
+            Facts { shortcuts: Ran::Missing, permissions: Err("shortcuts is not found".to_owned()), ..base() },
+            true,
+        ),
+        (
+            "automation is not offered",
+            Facts {
+                config: with("supported_sandbox_profiles: [host]"),
+                osascript: Ran::Missing,
+                shortcuts: Ran::Missing,
+                permissions: Err("not offered".to_owned()),
+                ..base()
+            },
+            false,
+        ),
+        ("osascript hangs", Facts { osascript: Ran::Failed("did not answer within 5 s".to_owned()), ..base() }, true),
+    ];
+    let mut shown = String::new();
+    for (what, facts, failed) in table {
+        let report = report(&facts);
+        assert_eq!((report.failed(), report.rows.len()), (failed, 5), "{what}: {}", report.render());
+        shown += &format!("{what}\n{}", report.render());
+    }
+    insta::assert_snapshot!(shown);
 }
 
 #[test]

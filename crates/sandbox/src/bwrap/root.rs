@@ -370,6 +370,7 @@ mod tests {
             starts: Starts::Many,
             ca_bundle,
             container: Err("not asked for".to_owned()),
+            darwin: Err("not asked for".to_owned()),
             #[cfg(feature = "knockout")]
             knockouts: Vec::new(),
         }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sandbox::{
-    CommandLine, Driver, DriverSettings, Drivers, Environment, Exit, LaunchError, Limits, NetworkPath, PreparedRun,
-    RootSource, RunHandle, RunName, Starts, Stop, Workspace, WorkspaceAccess, WorkspaceCwd, WorkspaceFiles,
+    CommandLine, ConsentAnswers, DarwinSettings, Driver, DriverSettings, Drivers, Environment, Exit, LaunchError,
+    Limits, Machine, NetworkPath, PreparedRun, RootSource, RunHandle, RunName, Starts, Stop, Workspace,
+    WorkspaceAccess, WorkspaceCwd, WorkspaceFiles,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -46,16 +47,36 @@ pub(crate) fn settings(dir: &Path) -> DriverSettings {
     DriverSettings {
         runtime_dir: dir.join("runtime"),
         bwrap_path: "bwrap".into(),
-        search_path: "/usr/local/bin:/usr/bin:/bin".into(),
+        search_path: format!("/usr/local/bin:/usr/bin:/bin:{}", stand_ins(dir).display()),
         root: RootSource::HostUsr,
         sandbox_user: "nexus-sandbox".into(),
         extra_ro_paths: Vec::new(),
         starts: Starts::Many,
         ca_bundle: None,
         container: Err("not asked for".to_owned()),
+        darwin: Ok(a_mac()),
         #[cfg(feature = "knockout")]
         knockouts: Vec::new(),
     }
+}
+
+/// What a Mac is, as far as its driver looks.
+pub(crate) fn a_mac() -> DarwinSettings {
+    let consent = || Some(ConsentAnswers { automation: -1744, accessibility: true, screen_recording: false });
+    DarwinSettings { machine: Machine::apple_silicon(), consent }
+}
+
+/// A folder with programs in the place of a Mac's.
+pub(crate) fn stand_ins(dir: &Path) -> PathBuf {
+    let folder = dir.join("mac");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["osascript", "shortcuts"] {
+        let script = "#!/bin/sh\necho \"${0##*/} $*\"\n";
+        let path = folder.join(name);
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    folder
 }
 
 impl Bed {
@@ -132,7 +153,7 @@ pub(crate) fn prepared(run: Run, facility: PathBuf, stdout: OwnedFd, stderr: Own
     for (name, value) in &run.environment {
         environment.set(name, value).unwrap();
     }
-    let network = run.network.unwrap_or(if run.driver == Driver::Host {
+    let network = run.network.unwrap_or(if matches!(run.driver, Driver::Host | Driver::DarwinAutomation) {
         NetworkPath::HostNetwork
     } else {
         NetworkPath::Isolated
@@ -173,6 +194,10 @@ impl Run {
 
     pub(crate) fn host(script: &str) -> Self {
         Self { driver: Driver::Host, ..Self::sh(script) }
+    }
+
+    pub(crate) fn darwin(script: &str) -> Self {
+        Self { driver: Driver::DarwinAutomation, ..Self::sh(script) }
     }
 }
 

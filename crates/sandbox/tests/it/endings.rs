@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::bed::{Bed, Run, processes_with, until};
 
-const BOTH: [Driver; 2] = [Driver::Bwrap, Driver::Host];
+const EACH: [Driver; 3] = [Driver::Bwrap, Driver::Host, Driver::DarwinAutomation];
 
 /// A command that leaves a process behind which has left its session, its group and its parent, and closed its outputs.
 fn daemonise(seconds: u32) -> String {
@@ -23,7 +23,7 @@ fn sleeping(seconds: u32) -> bool {
 #[tokio::test]
 async fn a_timeout_is_124_with_two_seconds_of_grace() {
     let bed = Bed::new();
-    for driver in BOTH {
+    for driver in EACH {
         let polite = Run {
             driver,
             timeout: Duration::from_millis(300),
@@ -46,7 +46,7 @@ async fn a_timeout_is_124_with_two_seconds_of_grace() {
 #[tokio::test]
 async fn a_cancel_asks_first_and_then_insists() {
     let bed = Bed::new();
-    for driver in BOTH {
+    for driver in EACH {
         for (script, grace, code) in [
             ("trap 'exit 0' TERM; echo up; sleep 60 & wait", 10_000, 0),
             ("echo up; sleep 60", 10_000, 143),
@@ -104,7 +104,7 @@ async fn waiting_can_be_dropped_and_taken_up_again() {
 #[tokio::test]
 async fn nobody_survives_an_end() {
     let bed = Bed::new();
-    for (driver, seconds) in [(Driver::Bwrap, 8101), (Driver::Host, 8102)] {
+    for (driver, seconds) in [(Driver::Bwrap, 8101), (Driver::Host, 8102), (Driver::DarwinAutomation, 8103)] {
         let begin = Instant::now();
         let outcome = bed.run(Run { driver, ..Run::sh(&daemonise(seconds)) }).await;
         assert_eq!(outcome.exit.code, 0, "{}", outcome.stderr);
@@ -120,7 +120,7 @@ async fn nobody_survives_an_end() {
 #[tokio::test]
 async fn nobody_survives_a_timeout_or_a_cancel() {
     let bed = Bed::new();
-    for (driver, seconds) in [(Driver::Bwrap, 8201), (Driver::Host, 8202)] {
+    for (driver, seconds) in [(Driver::Bwrap, 8201), (Driver::Host, 8202), (Driver::DarwinAutomation, 8203)] {
         let script = format!("{}; trap '' TERM; while :; do sleep 0.1; done", daemonise(seconds));
         let run = bed.run(Run { driver, timeout: Duration::from_secs(1), ..Run::sh(&script) });
         // Control: it is there while the run lasts.
@@ -133,7 +133,7 @@ async fn nobody_survives_a_timeout_or_a_cancel() {
 #[tokio::test]
 async fn nobody_survives_a_dropped_handle() {
     let bed = Bed::new();
-    for (driver, seconds) in [(Driver::Bwrap, 8301), (Driver::Host, 8302)] {
+    for (driver, seconds) in [(Driver::Bwrap, 8301), (Driver::Host, 8302), (Driver::DarwinAutomation, 8303)] {
         let script = format!("{}; sleep 60", daemonise(seconds));
         let (mut handle, stdout, _stderr) = bed.start(Run { driver, ..Run::sh(&script) }).await.unwrap();
         handle.ready().await.unwrap();

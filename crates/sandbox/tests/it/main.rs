@@ -4,6 +4,7 @@
 mod bed;
 mod confinement;
 mod container;
+mod darwin;
 mod endings;
 mod escape;
 mod everyday;

@@ -4,12 +4,12 @@ use sandbox::{Driver, EndedBy, LaunchError};
 
 use crate::bed::{Bed, Run, text};
 
-const BOTH: [Driver; 2] = [Driver::Bwrap, Driver::Host];
+const EACH: [Driver; 3] = [Driver::Bwrap, Driver::Host, Driver::DarwinAutomation];
 
 #[tokio::test]
 async fn streams_are_kept_apart_and_untouched() {
     let bed = Bed::new();
-    for driver in BOTH {
+    for driver in EACH {
         let script = r"printf 'o\0\377\n'; printf 'e\1' >&2";
         let (mut handle, stdout, stderr) = bed.start(Run { driver, ..Run::sh(script) }).await.unwrap();
         handle.ready().await.unwrap();
@@ -26,12 +26,12 @@ async fn a_command_that_begins_like_an_option_is_a_command() {
     let bed = Bed::new();
     let make = "mkdir bin && for name in -x +e -; do printf '#!/bin/sh\\necho ran %s $0 $*' > bin/$name; chmod 755 bin/$name; done";
     bed.sh(make).await;
-    for driver in BOTH {
+    for driver in EACH {
         for shell in ["/bin/dash", "/bin/bash"] {
             for (script, ran) in [("-x a b", "-x a b"), ("+e; exit 0", "+e"), ("- x", "- x")] {
                 let run = Run { driver, shell: shell.into(), ..Run::sh(script) };
                 let path = match driver {
-                    Driver::Host => bed.facility().join("bin").display().to_string(),
+                    Driver::Host | Driver::DarwinAutomation => bed.facility().join("bin").display().to_string(),
                     Driver::Bwrap | Driver::Container => "/workspace/bin".to_owned(),
                 };
                 let run = Run { environment: vec![("PATH".to_owned(), path.clone())], ..run };
@@ -45,7 +45,7 @@ async fn a_command_that_begins_like_an_option_is_a_command() {
 #[tokio::test]
 async fn ten_megabytes_come_whole() {
     let bed = Bed::new();
-    for driver in BOTH {
+    for driver in EACH {
         let (mut handle, stdout, _stderr) =
             bed.start(Run { driver, ..Run::sh("head -c 10485760 /dev/zero | tr '\\0' 'x'") }).await.unwrap();
         handle.ready().await.unwrap();
@@ -60,7 +60,7 @@ async fn ten_megabytes_come_whole() {
 #[tokio::test]
 async fn codes_and_signals() {
     let bed = Bed::new();
-    for driver in BOTH {
+    for driver in EACH {
         for (script, code, ended) in [
             ("true", 0, EndedBy::Exited),
             ("exit 1", 1, EndedBy::Exited),
@@ -84,7 +84,7 @@ async fn codes_and_signals() {
 #[tokio::test]
 async fn a_missing_shell_is_127_with_its_line() {
     let bed = Bed::new();
-    for driver in BOTH {
+    for driver in EACH {
         let outcome = bed.run(Run { driver, shell: "/no/such/shell".into(), ..Run::sh("true") }).await;
         assert_eq!(outcome.exit.code, 127);
         assert_eq!(outcome.stderr, "nexus: /no/such/shell: No such file or directory\n");
@@ -98,7 +98,7 @@ async fn a_missing_shell_is_127_with_its_line() {
 async fn the_command_is_data_and_the_environment_is_exact() {
     let bed = Bed::new();
     let odd = "a'b\"c $(id) `id`\nüber \\ %s";
-    for driver in BOTH {
+    for driver in EACH {
         let run = Run {
             driver,
             environment: vec![("ODD".into(), odd.into())],
@@ -126,7 +126,7 @@ async fn cwd_is_beneath_the_workspace() {
     std::os::unix::fs::symlink("a/b", bed.facility().join("good")).unwrap();
     std::os::unix::fs::symlink("/etc", bed.facility().join("etc")).unwrap();
     std::os::unix::fs::symlink("../..", bed.facility().join("up")).unwrap();
-    for driver in BOTH {
+    for driver in EACH {
         for (cwd, ends) in [("", ""), ("a/b", "/a/b"), ("/workspace/a", "/a"), ("good", "/a/b")] {
             let outcome = bed.run(Run { driver, cwd: cwd.into(), ..Run::sh("pwd -P") }).await;
             let base =
@@ -143,7 +143,7 @@ async fn cwd_is_beneath_the_workspace() {
 #[tokio::test]
 async fn nothing_runs_before_its_release() {
     let bed = Bed::new();
-    for driver in BOTH {
+    for driver in EACH {
         let marker = bed.facility().join("ran");
         let (mut handle, stdout, stderr) = bed.start(Run { driver, ..Run::sh("touch ran") }).await.unwrap();
         handle.ready().await.unwrap();
