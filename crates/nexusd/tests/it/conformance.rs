@@ -14,6 +14,7 @@ use testkit::require::test_rootfs;
 use testkit::{Containers, StubOptions, require};
 
 use crate::bed::{Bed, Ended, SOON};
+use crate::darwin::mac_daemon;
 use crate::preparing::GitServer;
 use cases::{CASES, Case, Check};
 
@@ -25,11 +26,19 @@ pub(crate) enum Setting {
     BwrapRootfs,
     ContainerIsolated,
     ContainerHost,
+    /// As on a Mac, with stand-ins for its tools.
+    DarwinStandIns,
 }
 
 impl Setting {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::BwrapHostUsr, Self::BwrapRootfs, Self::ContainerIsolated, Self::ContainerHost, Self::Host];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::BwrapHostUsr,
+        Self::BwrapRootfs,
+        Self::ContainerIsolated,
+        Self::ContainerHost,
+        Self::Host,
+        Self::DarwinStandIns,
+    ];
 
     /// Heading of its column.
     pub(crate) fn name(self) -> &'static str {
@@ -39,6 +48,7 @@ impl Setting {
             Self::BwrapRootfs => "bwrap, rootfs",
             Self::ContainerIsolated => "container, isolated",
             Self::ContainerHost => "container, host network",
+            Self::DarwinStandIns => "darwin-automation (stand-ins)",
         }
     }
 
@@ -47,12 +57,23 @@ impl Setting {
             Self::Host => "host",
             Self::BwrapHostUsr | Self::BwrapRootfs => "untrusted",
             Self::ContainerIsolated | Self::ContainerHost => "trusted",
+            Self::DarwinStandIns => "darwin-automation",
         }
     }
 
     /// The command has a file system of its own.
     pub(crate) fn is_isolated(self) -> bool {
-        self != Self::Host
+        self.like() != Self::Host
+    }
+
+    /// The setting whose cells it shares: it is the same driver under another name.
+    pub(crate) fn like(self) -> Self {
+        if self == Self::DarwinStandIns { Self::Host } else { self }
+    }
+
+    /// The shell of cases that name none, where the profile's own is not on every machine.
+    fn shell(self) -> Option<&'static str> {
+        (self == Self::DarwinStandIns).then_some("/bin/sh")
     }
 
     fn bed(self) -> Bed {
@@ -67,14 +88,20 @@ impl Setting {
                 let network = if self == Self::ContainerHost { "host" } else { "isolated" };
                 keys += &format!("container: {{image: \"{}\", network: {network}}}\n", Containers::IMAGE);
             }
-            Self::Host | Self::BwrapHostUsr => {}
+            Self::Host | Self::BwrapHostUsr | Self::DarwinStandIns => {}
         }
         // The git server has a name here, and the containers a store of their own.
         Bed::started_by(StubOptions::full(), &keys, |dir| {
             let hosts = dir.write("hosts", "127.0.0.1 localhost\n127.0.0.2 git.example.test\n");
             let mut program = Command::new("unshare");
             let script = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
-            program.args(["--mount", "sh", "-c", script, "sh"]).arg(hosts).arg(env!("CARGO_BIN_EXE_nexusd"));
+            program.args(["--mount", "sh", "-c", script, "sh"]).arg(hosts);
+            if self == Self::DarwinStandIns {
+                let mac = mac_daemon(dir);
+                program.arg(mac.get_program()).args(mac.get_args());
+            } else {
+                program.arg(env!("CARGO_BIN_EXE_nexusd"));
+            }
             program.envs(Containers::of_tests().environment());
             program
         })
@@ -101,6 +128,9 @@ async fn holds(bed: &Bed, server: &GitServer, setting: Setting, case: &Case) -> 
     for step in (case.steps)(setting) {
         let mut fields = step.fields;
         fields["sandbox_profile"] = json!(setting.profile());
+        if let Some(shell) = setting.shell().filter(|_| fields["shell"].is_null()) {
+            fields["shell"] = json!(shell);
+        }
         if let Some(url) = fields["facility"]["repo_url"].as_str() {
             fields["facility"]["repo_url"] = json!(url.replace("PORT", &server.port.to_string()));
         }
@@ -124,7 +154,7 @@ async fn holds(bed: &Bed, server: &GitServer, setting: Setting, case: &Case) -> 
 
 /// What every start and every end says of where it ran: the network is called enforced where it is, and nowhere else.
 fn told(setting: Setting, started: Option<&StartedRequest>, ended: Option<&Ended>) -> Result<(), String> {
-    let is_soft = matches!(setting, Setting::Host | Setting::ContainerHost);
+    let is_soft = matches!(setting.like(), Setting::Host | Setting::ContainerHost);
     let Some((started, ended)) = started.zip(ended) else { return Err("nothing was told of it".to_owned()) };
     let enforced = started.effective_capabilities_summary.get("net").map(|net| net["enforced"].clone());
     // A directive that is refused runs in nothing.
@@ -186,4 +216,10 @@ async fn container_without_a_network() {
 async fn container_with_the_hosts_network() {
     require!(Root, Bwrap, Git, Python, Cgroups, Podman);
     conforms(Setting::ContainerHost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn darwin_automation_with_stand_ins() {
+    require!(Root, Bwrap, Git, Python, Cgroups);
+    conforms(Setting::DarwinStandIns).await;
 }

@@ -9,6 +9,7 @@ mod config;
 mod conformance;
 mod containers;
 mod damaged;
+mod darwin;
 mod doctor;
 mod egress;
 mod endings;

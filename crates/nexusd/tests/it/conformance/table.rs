@@ -19,7 +19,7 @@ fn table() -> String {
     writeln!(text, "|---|---|{}", "---|".repeat(names.len())).unwrap();
     for case in CASES {
         let cell = |setting: &Setting| {
-            case.instead.iter().find(|(of, _)| of == setting).map_or("✓", |(_, instead)| *instead)
+            case.instead.iter().find(|(of, _)| *of == setting.like()).map_or("✓", |(_, instead)| *instead)
         };
         let cells: Vec<_> = Setting::ALL.iter().map(cell).collect();
         writeln!(text, "| {} | {} | {} |", case.name, case.promise, cells.join(" | ")).unwrap();
