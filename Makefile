@@ -40,6 +40,10 @@ check: bootstrap-check ## formatting, lints, file sizes, licences, architecture,
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@tools/test.sh -E 'kind(lib) | kind(bin) | binary(house)'
 
+.PHONY: check-macos
+check-macos: ## whether nexusd's types hold for macOS, without a Mac; says so where that cannot be checked; links and runs nothing
+	@tools/check-macos.sh
+
 .PHONY: test-bwrap
 test-bwrap: bootstrap-run ## the bubblewrap driver's tests alone, at most 120 s once compiled
 	@tools/test-driver.sh bwrap

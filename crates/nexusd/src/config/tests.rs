@@ -83,7 +83,11 @@ fn the_example_files_are_the_tables() {
         let example = example_config(platform);
         let committed = std::fs::read_to_string(root.join(file)).unwrap_or_default();
         assert!(committed == example, "{file} differs: nexusd config example > {file}");
-        Config::from_text(file, &example, &surroundings(platform)).unwrap();
+        let config = Config::from_text(file, &example, &surroundings(platform)).unwrap();
+        // What it offers is what holds without a file, and a driver of this build serves it.
+        let built_in = Config::built_in(platform, &|_| None).unwrap();
+        assert_eq!(config.supported_sandbox_profiles, built_in.supported_sandbox_profiles);
+        assert!(config.drivers().iter().all(|driver| crate::engine::built(*driver)), "{:?}", config.drivers());
 
         let (head, rest) = example.split_once("its).\n#\n").or_else(|| example.split_once("with it).\n#\n")).unwrap();
         let live: String = rest

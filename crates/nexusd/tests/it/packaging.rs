@@ -1,5 +1,6 @@
 //! The units of systemd that are shipped: what they say is read here as systemd reads it, and held against the rules.
 
+mod launchd;
 mod rules;
 
 use std::fs;
