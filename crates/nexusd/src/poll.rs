@@ -13,7 +13,7 @@ use conduits::{
 };
 use rand::RngExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -30,6 +30,9 @@ const MOST_PER_POLL: usize = 5;
 
 /// The longest pause between two polls, whatever the server asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Two polls that bring nothing do not follow each other faster, whatever the server says of holding them.
+const SHORTEST_BETWEEN: Duration = Duration::from_millis(100);
 
 /// How long the shutdown waits for the answer to a claim that it must give back, and again for giving it back.
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(5);
@@ -101,6 +104,7 @@ pub async fn poll_until(
             max_directives_to_claim: u8::try_from(free.len()).unwrap_or(1),
             claim_id: Some(ClaimId::generate()),
         };
+        let asked_at = Instant::now();
         let (asked, polled) = match claim(mothership, &request, &settings, metrics, stop, knows_additions).await {
             Claim::Answered(asked, polled) => (asked, polled),
             Claim::Stopped(late) => return give_back(mothership, &request, late).await,
@@ -110,6 +114,9 @@ pub async fn poll_until(
             warn!(index = lease.index, why = %lease.why, "the server gave a lease that names no usable directive");
         }
         let mut wait = pause_after(&polled, settings.backoff);
+        if polled.answer.directives.is_empty() {
+            wait = wait.max(SHORTEST_BETWEEN.saturating_sub(asked_at.elapsed()));
+        }
         let ttl = Duration::from_secs(polled.answer.lease_ttl_seconds);
         lease_ttl = ttl;
         let mut usable = polled.answer.unusable.is_empty();
@@ -262,7 +269,8 @@ fn pause_after_error(error: &CallError, backoff: Duration, retry: Duration) -> D
         CallError::Unavailable { .. } | CallError::Nonsense { .. } => retry.min(backoff),
         _ => backoff,
     };
-    jittered(error.retry_after().unwrap_or(unasked).min(LONGEST_PAUSE))
+    // "At once" is not obeyed for ever.
+    jittered(error.retry_after().map_or(unasked, |asked| asked.max(retry)).min(LONGEST_PAUSE))
 }
 
 /// Up to a tenth more, so that a fleet does not move in step.
@@ -360,6 +368,7 @@ mod tests {
             (down(Some(7)), 7.0),
             (limited(None), 2.0),
             (limited(Some(900)), 300.0),
+            (limited(Some(0)), 0.4),
             (CallError::Forbidden(crate::client::Said::default()), 2.0),
         ] {
             let wait = pause_after_error(&error, backoff, retry).as_secs_f64();

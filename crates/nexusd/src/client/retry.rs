@@ -14,6 +14,9 @@ use super::reach::{PROBE_INTERVAL, SLOW_PROBE_INTERVAL, YOUNG_OUTAGE};
 
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// A `Retry-After` is obeyed, but one that says "at once" (0, or a date that has passed by this machine's clock) again and again
+/// is followed by our own rhythm, up to this.
+const LONGEST_FLOOR: Duration = Duration::from_secs(1);
 /// Failures of one call after which it is no noise any more that it fails.
 const FAILING: u32 = 5;
 
@@ -60,7 +63,8 @@ impl Mothership {
                     Err(error) => return Err(error),
                 };
                 self.count_retry();
-                let wait = error.retry_after().unwrap_or_else(|| jittered(pause(failures, began.elapsed())));
+                let own = jittered(pause(failures, began.elapsed()));
+                let wait = error.retry_after().map_or(own, |asked| asked.max(own.min(LONGEST_FLOOR)));
                 failures = failures.saturating_add(1);
                 tracing::debug!(%error, wait_ms = wait.as_millis(), "asking the mothership again");
                 if failures >= FAILING

@@ -20,7 +20,7 @@ const FIRST_HEARTBEAT_AFTER: Duration = Duration::from_millis(100);
 /// How long to wait after a heartbeat that failed for a passing reason, where the server does not say.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// No two heartbeats follow each other faster after a failure.
+/// No two heartbeats follow each other faster.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends heartbeats until the lease is lost or the future dropped; turns `stop` on a cancel and on the loss.
@@ -69,9 +69,10 @@ pub async fn keep_lease(desk: &MothershipDesk, stop: &StopSwitch) {
     }
 }
 
-/// After an answer that was held the next call goes out at once; after a cancel nothing more can come of asking.
+/// After an answer that was held the next call goes out at once (a server that only says that it held it is not asked without a
+/// pause); after a cancel nothing more can come of asking.
 fn next_beat(sent: Instant, hold: Duration, at_once: bool) -> Instant {
-    if at_once { sent } else { sent + hold }
+    if at_once { sent + SHORTEST_PAUSE.min(hold) } else { sent + hold }
 }
 
 /// The server's `Retry-After`, but never so long that the lease runs out over it.
@@ -97,6 +98,13 @@ pub async fn expire(lease: &Lease, stop: &StopSwitch) {
 mod tests {
     use super::*;
     use crate::client::Said;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_it_held_a_heartbeat_and_did_not_is_not_asked_without_a_pause() {
+        let (sent, hold) = (Instant::now(), Duration::from_secs(10));
+        let wait = |at_once| next_beat(sent, hold, at_once) - sent;
+        assert_eq!([wait(true), wait(false)], [SHORTEST_PAUSE, hold]);
+    }
 
     #[test]
     fn retry_after_is_obeyed_within_the_lease() {
