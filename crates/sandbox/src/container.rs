@@ -200,6 +200,7 @@ impl Container {
             name: &name,
             label: &self.label,
             helper: &self.helper.path,
+            hosts: &self.helper.hosts,
             image: image_ref,
             pull,
             network: route.kind,

@@ -32,6 +32,8 @@ pub(super) struct Arguments<'a> {
     /// Value of [`LABEL`].
     pub(super) label: &'a Path,
     pub(super) helper: &'a Path,
+    /// `/etc/hosts` of a container without a network.
+    pub(super) hosts: &'a Path,
     /// An id or a name.
     pub(super) image: &'a str,
     pub(super) pull: ImagePull,
@@ -59,19 +61,26 @@ pub(super) fn arguments(plan: &Arguments<'_>) -> Vec<OsString> {
     args.add([format!("--pull={}", plan.pull.as_str())]);
     // What the helper itself says comes by the client's standard error; nothing is kept on the disk.
     args.add(["--log-driver=none", "--cap-drop=ALL", "--security-opt=no-new-privileges"]);
-    args.add(["--hostname=nexus", "--http-proxy=false", "--systemd=false", "--no-healthcheck", "--cgroupns=private"]);
+    args.add(["--hostname=nexus", "--http-proxy=false", "--systemd=false", "--no-healthcheck", "--init=false"]);
+    // Whatever the host's containers.conf has for those who do not say.
+    args.add(["--pid=private", "--ipc=private", "--uts=private", "--cgroupns=private"]);
+    // What a run writes is bounded where it may write at all: an image's folders that are everybody's, and the volumes that
+    // it asks for, would be on the host's disk.
+    args.add(["--read-only", "--image-volume=ignore"]);
     args.add([format!("--user={}:{}", plan.uid, plan.gid)]);
-    if plan.rootless {
-        args.add(["--userns=keep-id"]);
+    args.add([if plan.rootless { "--userns=keep-id" } else { "--userns=host" }]);
+    match plan.network {
+        ContainerNetwork::Host => args.add(["--network=host"]),
+        ContainerNetwork::Isolated => {
+            // Else podman copies the host's own names into the container's.
+            args.add(["--network=none", "--no-hosts"]);
+            args.mount(plan.hosts, "/etc/hosts", true, plan.selinux.then_some("shared"));
+        }
     }
-    args.add([match plan.network {
-        ContainerNetwork::Host => "--network=host",
-        ContainerNetwork::Isolated => "--network=none",
-    }]);
     args.0.extend(plan.ceilings.flags().into_iter().map(OsString::from));
     let tmp = plan.ceilings.tmp_bytes;
-    for at in ["/tmp", "/var/tmp"] {
-        args.add([format!("--tmpfs={at}:rw,exec,nosuid,nodev,mode=1777,size={tmp}")]);
+    for (at, mode) in [("/tmp", 1777), ("/var/tmp", 1777), ("/run", 755)] {
+        args.add([format!("--tmpfs={at}:rw,exec,nosuid,nodev,mode={mode},size={tmp}")]);
     }
     args.add([format!("--shm-size={}", tmp.min(MAX_SHM))]);
     args.mount(plan.helper, HELPER, true, plan.selinux.then_some("shared"));
@@ -150,6 +159,7 @@ mod tests {
             name: "nexus-d1",
             label: Path::new("/var/lib/nexusd/.nexus/runtime"),
             helper: Path::new("/var/lib/nexusd/.nexus/runtime/drivers-1-0/nexus-init"),
+            hosts: Path::new("/var/lib/nexusd/.nexus/runtime/drivers-1-0/hosts"),
             image: "sha256:abc",
             pull: ImagePull::Never,
             network: ContainerNetwork::Isolated,

@@ -1,33 +1,43 @@
-//! The helper as a file that podman can mount and a container's user may execute.
+//! What is the same in every container: the helper as a file that its user may execute, and the names of a host that has no
+//! network.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// It, until this is dropped.
+/// `/etc/hosts` where there is no network (hosts(5)).
+const HOSTS: &[u8] = b"127.0.0.1 localhost nexus\n::1 localhost\n";
+
+/// They, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Helper {
     pub(super) path: PathBuf,
+    pub(super) hosts: PathBuf,
     /// A folder of its own, where the drivers' is on a file system that executes nothing (/dev/shm, often).
     beside: Option<PathBuf>,
 }
 
 impl Helper {
     pub(super) fn write(own_dir: &Path) -> std::io::Result<Self> {
-        use std::io::Write as _;
-        use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
         let place =
             std::iter::once(own_dir).chain([Path::new("/tmp"), Path::new("/var/tmp")]).find(|dir| executes(dir));
         let place =
             place.ok_or_else(|| std::io::Error::other("nothing can be executed in work_dir, /tmp and /var/tmp"))?;
         let beside = (place != own_dir).then(|| own_folder(place)).transpose()?;
-        let path = beside.as_deref().unwrap_or(own_dir).join("nexus-init");
-        let helper = Self { path, beside };
-        let mut file = std::fs::File::options().write(true).create_new(true).mode(0o755).open(&helper.path)?;
-        file.write_all(guest::HELPER)?;
-        // Whatever the daemon's umask keeps to itself.
-        file.set_permissions(std::fs::Permissions::from_mode(0o755))?;
+        let folder = beside.as_deref().unwrap_or(own_dir);
+        let helper = Self { path: folder.join("nexus-init"), hosts: folder.join("hosts"), beside };
+        write_new(&helper.path, guest::HELPER, 0o755)?;
+        write_new(&helper.hosts, HOSTS, 0o644)?;
         Ok(helper)
     }
+}
+
+fn write_new(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(content)?;
+    // Whatever the daemon's umask keeps to itself.
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
 impl Drop for Helper {
