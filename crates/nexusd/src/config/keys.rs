@@ -235,7 +235,7 @@ pub const KEYS: &[Key] = &[
     key("container.proxy_mode", Kind::OneOf(ContainerProxyMode::WORDS), "env", "How a container learns of its proxy."),
     key("container.network", Kind::OneOf(ContainerNetwork::WORDS), "host", "isolated: no network but the proxy."),
     key("container.pull", Kind::OneOf(PullPolicy::WORDS), "never", "Whether the image may be fetched."),
-    key("container.run_args", Kind::List("arguments"), "[]", "Further arguments for the engine, as they are."),
+    key("container.run_args", Kind::List("flags"), "[]", "Further flags for the engine, --flag=value each."),
     key("firecracker.firecracker_path", Kind::Program, "\"~/.cybros/bin/firecracker\"", "Firecracker, 1.10 or newer."),
     key(
         "firecracker.jailer_path",

@@ -143,10 +143,77 @@ pub(super) fn image(text: &str) -> Result<String, String> {
     if bad { Err("is not an image, such as ubuntu:24.04".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// One argument for an engine: anything that can be an argument.
-pub(super) fn argument(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains('\0') {
-        return Err("is not an argument: not empty, no NUL".to_owned());
+/// Flags of an engine that nexusd gives itself. A second one would win, and what is told of the run would not hold.
+const NEXUSDS_FLAGS: [&str; 44] = [
+    "annotation",
+    "attach",
+    "cgroupns",
+    "cgroups",
+    "cpu-period",
+    "cpu-quota",
+    "cpus",
+    "detach",
+    "entrypoint",
+    "gidmap",
+    "hostname",
+    "http-proxy",
+    "image-volume",
+    "init",
+    "interactive",
+    "ipc",
+    "log-driver",
+    "memory",
+    "memory-swap",
+    "name",
+    "net",
+    "network",
+    "no-hosts",
+    "pid",
+    "pids-limit",
+    "pod",
+    "preserve-fds",
+    "privileged",
+    "pull",
+    "read-only",
+    "read-only-tmpfs",
+    "replace",
+    "restart",
+    "rm",
+    "rootfs",
+    "sdnotify",
+    "subuidname",
+    "systemd",
+    "tty",
+    "uidmap",
+    "user",
+    "userns",
+    "uts",
+    "workdir",
+];
+
+/// Values of `--security-opt` that would undo what is told of every run.
+const UNDOING: [&str; 5] = [
+    "no-new-privileges=false",
+    "no-new-privileges:false",
+    "seccomp=unconfined",
+    "seccomp:unconfined",
+    "systempaths=unconfined",
+];
+
+/// One flag for an engine, with its value: whatever the operator likes, but for what nexusd itself decides and tells.
+pub(super) fn engine_flag(text: &str) -> Result<String, String> {
+    if text.contains('\0') {
+        return Err("is not an argument: it has a NUL".to_owned());
+    }
+    let Some(flag) = text.strip_prefix("--").filter(|flag| !flag.is_empty() && !flag.starts_with(['-', '='])) else {
+        return Err("is not a long flag with its value in one word, such as --device=/dev/fuse".to_owned());
+    };
+    let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
+    if NEXUSDS_FLAGS.contains(&name) {
+        return Err(format!("is refused: --{name} is nexusd's to give (container.*, limits.*, sandbox_user)"));
+    }
+    if name == "security-opt" && UNDOING.contains(&value) {
+        return Err("is refused: it would undo what every report says of the container".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -244,6 +311,43 @@ mod tests {
         }
         for text in ["nexus-sandbox", "_apt", "65533"] {
             assert_eq!(unprivileged_user(text).as_deref(), Ok(text));
+        }
+    }
+
+    #[test]
+    fn flags_for_an_engine_are_whole_and_contradict_nothing() {
+        let refused = [
+            "",
+            "-",
+            "--",
+            "---x",
+            "--=x",
+            "-v",
+            "-it",
+            "ubuntu",
+            "--a\0",
+            "--network=host",
+            "--net=host",
+            "--privileged",
+            "--user=0",
+            "--userns=auto",
+            "--pid=host",
+            "--entrypoint",
+            "--memory=1g",
+            "--detach",
+            "--rm=false",
+            "--name=x",
+            "--pull=always",
+            "--security-opt=seccomp=unconfined",
+            "--security-opt=no-new-privileges:false",
+        ];
+        for text in refused {
+            assert!(engine_flag(text).is_err(), "{text:?}");
+        }
+        for text in
+            ["--device=/dev/fuse", "--security-opt=label=disable", "--dns=10.0.0.1", "--volume=/opt/cache:/cache:ro"]
+        {
+            assert_eq!(engine_flag(text).as_deref(), Ok(text));
         }
     }
 

@@ -162,7 +162,7 @@ fn container(r: &mut Reader<'_>) -> Option<ContainerSettings> {
         network: r.word("container.network", ContainerNetwork::from_word)?,
         pull: r.word("container.pull", PullPolicy::from_word)?,
         run_args: r
-            .list("container.run_args", |text| sentence(text, scalar::argument(text)))
+            .list("container.run_args", |text| sentence(text, scalar::engine_flag(text)))
             .into_iter()
             .map(|item| item.value)
             .collect(),

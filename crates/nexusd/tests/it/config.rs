@@ -90,7 +90,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("overflow into the work tree", "log_overflow:\n  dir: logs\n"),
     ("users", "sandbox_user: root\n"),
     ("digests and archives", "rootfs:\n  amd64:\n    sha256: abc\n    url: ftp://x\n  arm:\n    url: https://x\n"),
-    ("images", "container:\n  image: --privileged\n  run_args: [\"\"]\n"),
+    ("images", "container:\n  image: --privileged\n  run_args: [\"\", -d, \"--network=host\"]\n"),
     ("paths", "work_dir: ~other/x\ntls:\n  ca_file: ~\nbwrap:\n  bwrap_path: \"\"\n"),
     ("an empty work_dir", "work_dir: \"\"\n"),
     ("written twice", "name: a\npoll:\n  retry_backoff: 1s\n  retry_backoff: 2s\nname: b\n"),
