@@ -89,7 +89,7 @@ impl Podman {
     /// What this host can do.
     pub(super) async fn facts(&self, engine: &Engine) -> Result<Facts, String> {
         let text = self.ask(engine, &["info", "--format", INFO]).await?;
-        Facts::parse(&text).ok_or_else(|| format!("podman info says {:?}, which is not understood", text.trim()))
+        Facts::parse(&text).ok_or_else(|| format!("podman info says {:?}, which is not understood", shortened(&text)))
     }
 
     /// The image of this name, if it is there.
@@ -103,7 +103,7 @@ impl Podman {
             (Some(id), Some(digest)) if is_hex(id) => {
                 Ok(Found { id: format!("sha256:{id}"), digest: digest.to_owned() })
             }
-            _ => Err(format!("podman image inspect says {:?}, which is not understood", text.trim())),
+            _ => Err(format!("podman image inspect says {:?}, which is not understood", shortened(&text))),
         }
     }
 
@@ -135,6 +135,9 @@ impl Podman {
         }
         match tokio::time::timeout(ANSWER_WITHIN, self.answer(engine, argv)).await {
             Ok(Ok((Status::Exited(0), said, _))) => Ok(said),
+            Ok(Ok((status, _, complained))) if complained.trim().is_empty() => {
+                Err(format!("{} ended without a word: {}", self.program.display(), in_words(status)))
+            }
             Ok(Ok((_, _, complained))) => Err(explain(&complained)),
             Ok(Err(error)) => Err(format!("{}: {error}", self.program.display())),
             Err(_) => Err(format!("{} did not answer within {} s", self.program.display(), ANSWER_WITHIN.as_secs())),
@@ -164,6 +167,17 @@ impl Podman {
         }
         let (said, complained) = tokio::try_join!(read(out.read), read(complaints.read)).map_err(text)?;
         Ok((running.ended().await.map_err(text)?, said, complained))
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.trim().chars().take(200).collect()
+}
+
+fn in_words(status: Status) -> String {
+    match status {
+        Status::Exited(code) => format!("code {code}"),
+        Status::Killed(signal) => format!("signal {signal}"),
     }
 }
 

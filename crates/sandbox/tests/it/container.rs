@@ -287,7 +287,7 @@ async fn what_cannot_work_is_said_plainly() {
     let no_program = reason(&|s| s.program = "/nonexistent/podman".into()).await;
     assert!(no_program.contains("/nonexistent/podman is not found: sudo apt install -y podman"), "{no_program}");
     let failing = reason(&|s| s.program = "/bin/false".into()).await;
-    assert!(failing.starts_with("podman: "), "{failing}");
+    assert_eq!(failing, "/bin/false ended without a word: code 1");
     let nonsense = reason(&|s| s.program = "/bin/echo".into()).await;
     assert!(nonsense.contains("which is not understood"), "{nonsense}");
     // An image that is fetched only when it is asked for: the run says what podman said.
