@@ -178,6 +178,7 @@ pub async fn run(
     give_up.cancel();
     engine.tasks.close();
     engine.tasks.wait().await;
+    engine.drivers.tidy().await;
     match logs.summary().trouble {
         Some(LogTrouble::ReaderGone) => return Err(RunError::ReaderGone),
         Some(trouble) => return Err(RunError::Output(trouble)),

@@ -281,6 +281,13 @@ impl Drivers {
         health
     }
 
+    /// Removes what containers left whose end was not orderly. A daemon's health checks do that; who asks for none does this.
+    pub async fn tidy(&self) {
+        if let Ok(container) = &self.container {
+            container.sweep(&self.engine).await;
+        }
+    }
+
     /// What this host's cgroups offer, for doctor and reports.
     #[must_use]
     pub fn cgroups(&self) -> CgroupLayer {

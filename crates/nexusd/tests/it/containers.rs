@@ -1,13 +1,13 @@
 //! Profile trusted from outside: as an ordinary user, and where there is no podman.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::json;
 use testkit::require::test_rootfs;
-use testkit::{Containers, Endpoint, StubOptions, WorkDir, require};
+use testkit::{Containers, Endpoint, Output, Process, StubOptions, WorkDir, require};
 
-use crate::bed::{Bed, ORDINARY, nexusd, ordinary_user_s};
+use crate::bed::{Bed, ORDINARY, SOON, nexusd, ordinary_user_s};
 
 /// A user's own podman: his store, his configuration, and subordinate ids that he has in this mount namespace alone.
 struct Rootless {
@@ -40,7 +40,7 @@ impl Rootless {
         Self { dir }
     }
 
-    fn run(&self, words: &[&str]) -> Output {
+    fn run(&self, words: &[&str]) -> std::process::Output {
         let script = r#"mount --bind "$1" /etc/subuid && mount --bind "$1" /etc/subgid && shift && exec "$@""#;
         let at = |name: &str| self.dir.join(name).display().to_string();
         let mut command = Command::new("unshare");
@@ -64,7 +64,7 @@ impl Rootless {
         std::fs::remove_file(archive).unwrap();
     }
 
-    fn nexusd(&self, words: &[&str]) -> Output {
+    fn nexusd(&self, words: &[&str]) -> std::process::Output {
         let program = self.dir.join("nexusd").display().to_string();
         let config = self.dir.join("config.yaml").display().to_string();
         let all = [&[program.as_str(), "run", "--config", config.as_str(), "--profile", "trusted"], words].concat();
@@ -152,4 +152,42 @@ fn a_run_whose_state_may_not_be_executed() {
         assert_eq!(String::from_utf8_lossy(&output.stdout), "ran\n", "{options}: {output:?}");
     }
     assert_eq!(left(), before, "the helper's folder stays behind");
+}
+
+/// There is no next look that would remove it.
+#[test]
+fn a_run_of_its_own_leaves_no_container_where_its_monitor_is_killed() {
+    require!(Root, Podman);
+    let dir = WorkDir::new();
+    let config = format!(
+        "server_url: \"http://127.0.0.1:1\"\nterritory_id: t\nwork_dir: {}\nsupported_sandbox_profiles: [trusted]\n\
+         container: {{image: \"{}\", network: isolated}}\n",
+        dir.join("w").display(),
+        Containers::IMAGE
+    );
+    let config = dir.write("config.yaml", config);
+    let mut command = nexusd();
+    command.args(["run", "--config"]).arg(&config).args(["--profile", "trusted", "--", "echo up; sleep 100"]);
+    let mut run = Process::start(command.envs(Containers::of_tests().environment()));
+    drop(run.wait_for_line(Output::Stdout, "up", SOON));
+    let label = format!("nexusd-run-{}-", run.id());
+    let containers = || {
+        let words = ["ps", "--all", "--no-trunc", "--format={{.ID}} {{.Labels}}"];
+        let output = Containers::of_tests().podman().args(words).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let ours = text.lines().filter(|line| line.contains(&label));
+        ours.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let found = containers();
+    let [id] = found.as_slice() else { panic!("{found:?}") };
+    let monitor = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let is_its = line.starts_with(b"/usr/bin/conmon") && String::from_utf8_lossy(&line).contains(id.as_str());
+        entry.file_name().to_str()?.parse().ok().filter(|_| is_its)
+    });
+    let monitor = rustix::process::Pid::from_raw(monitor.expect("a monitor")).unwrap();
+    rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
+    // podman waits for its monitor for a while.
+    assert_eq!(run.wait(3 * SOON).code(), Some(1));
+    assert_eq!(containers(), Vec::<String>::new());
 }

@@ -122,7 +122,7 @@ impl Container {
     }
 
     /// Removes what is left. What cannot be removed now is tried again at the next look.
-    async fn sweep(&self, engine: &Engine) {
+    pub(crate) async fn sweep(&self, engine: &Engine) {
         let stale = std::mem::take(&mut *self.stale.lock().unwrap_or_else(PoisonError::into_inner));
         if stale.is_empty() {
             return;

@@ -120,7 +120,11 @@ impl Podman {
     pub(super) async fn remove(&self, engine: &Engine, names: &[String]) -> Result<(), String> {
         let words = ["rm", "--force", "--ignore", "--time=0", "--volumes", "--"];
         let all = words.into_iter().chain(names.iter().map(String::as_str)).map(OsStr::new);
-        self.run(engine, all).await.map(drop)
+        match self.run(engine, all.clone()).await {
+            Ok(_) => Ok(()),
+            // Where nobody watched a container end, podman finds out by failing to end it.
+            Err(_) => self.run(engine, all).await.map(drop),
+        }
     }
 
     async fn ask(&self, engine: &Engine, words: &[&str]) -> Result<String, String> {
