@@ -37,6 +37,7 @@ pub use retry::Deadline;
 pub use token::MAX_TOKEN_BYTES;
 pub use transport::{ClientError, PemIdentity, Presented, ProxyChoice, TlsSettings, Trust};
 
+use crate::observe::tape::Tape;
 use seldom::Seldom;
 use transport::{Fixed, Transport};
 
@@ -66,6 +67,8 @@ pub struct ClientSettings {
     pub user_agent: String,
     /// Time for an ordinary call; [`REQUEST_TIMEOUT`] outside tests.
     pub request_timeout: Duration,
+    /// Is told of every call.
+    pub tape: Option<Tape>,
 }
 
 impl ClientSettings {
@@ -79,6 +82,7 @@ impl ClientSettings {
             proxy: ProxyChoice::default(),
             user_agent: concat!("nexusd/", env!("CARGO_PKG_VERSION")).to_owned(),
             request_timeout: REQUEST_TIMEOUT,
+            tape: None,
         }
     }
 }
@@ -156,7 +160,12 @@ impl Mothership {
         if let Some(id) = &settings.territory_header {
             fields.insert(headers::TERRITORY_ID, header("territory_id", id.as_str())?);
         }
-        let fixed = Fixed { base: base_url(&settings.server_url)?, proxy: settings.proxy.clone(), headers: fields };
+        let fixed = Fixed {
+            base: base_url(&settings.server_url)?,
+            proxy: settings.proxy.clone(),
+            headers: fields,
+            tape: settings.tape.clone(),
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 transport: Transport::new(fixed, &settings.tls)?,

@@ -29,6 +29,7 @@ use crate::logs::LogCounters;
 use crate::observe::http::{self, Observed};
 use crate::observe::metrics::{Metrics, WorkSample, WorkSource};
 use crate::observe::ready::ReadyFacts;
+use crate::observe::tape;
 use crate::outbox::{Outbox, OutboxError};
 use crate::poll::{Claimed, PollSettings, poll_until};
 use crate::signals::Signals;
@@ -89,6 +90,8 @@ pub struct Start {
     pub around: Surroundings,
     /// The control plane.
     pub mothership: Mothership,
+    /// What writes the debug tape, where there is one.
+    pub tape_writer: Option<tape::Writer>,
 }
 
 /// A daemon at work.
@@ -133,13 +136,16 @@ pub type Reloaded = Option<BTreeMap<String, String>>;
 /// # Errors
 /// It could not start; once it runs, nothing ends it but a signal.
 pub async fn run(
-    start: Start,
+    mut start: Start,
     mut signals: Signals,
     reload: impl Fn(&Mothership) -> Reloaded,
 ) -> Result<(), DaemonError> {
     let mothership = start.mothership.clone();
     let background = TaskTracker::new();
     let give_up = CancellationToken::new();
+    if let Some(writer) = start.tape_writer.take() {
+        background.spawn(writer.run(give_up.clone()));
+    }
     let up = tokio::select! {
         biased;
         // Nothing has been asked for yet, so nothing is owed: what is left on disk is sent at the next start.

@@ -12,6 +12,7 @@ use nexusd::daemon::{self, Reloaded, Start};
 use nexusd::doctor::Subject;
 use nexusd::engine::{self, Surroundings};
 use nexusd::observe::log::LogHandle;
+use nexusd::observe::tape;
 use nexusd::rootfs::{self, Wanted};
 use nexusd::run::{RunError, Scratch};
 use nexusd::signals::Signals;
@@ -117,7 +118,11 @@ async fn start(source: &ConfigSource) -> Result<ExitCode> {
     }
     let identity = config.identity()?;
     let territory = identity.territory_id().map(ToString::to_string).unwrap_or_default();
-    let mothership = Mothership::new(&client_settings(&config, &identity)?)?;
+    let tape = tape::open(&config.debug_tape).await;
+    let tape = tape.with_context(|| format!("cannot open debug_tape.path {}", config.debug_tape.path.display()))?;
+    let (tape, tape_writer) = tape.unzip();
+    let settings = ClientSettings { tape, ..client_settings(&config, &identity)? };
+    let mothership = Mothership::new(&settings)?;
     if let Some(end) = mothership.presented().and_then(|present| credentials::renewal::ended(&present, now())) {
         tracing::error!("{end}");
     }
@@ -125,7 +130,7 @@ async fn start(source: &ConfigSource) -> Result<ExitCode> {
     let signals = Signals::new().context("cannot listen to signals")?;
     let began_with = config.clone();
     let reload = |mothership: &Mothership| reload(source, &began_with, &log, mothership);
-    daemon::run(Start { config, around, mothership }, signals, reload).await?;
+    daemon::run(Start { config, around, mothership, tape_writer }, signals, reload).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,6 +11,7 @@ pub mod log;
 pub mod metrics;
 mod process;
 pub mod ready;
+pub mod tape;
 
 pub use http::{BindError, Observed, bind, serve};
 pub use log::{LogForm, LogHandle, init as init_log};

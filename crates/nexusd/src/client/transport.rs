@@ -8,7 +8,7 @@
 //! window shared between logs and heartbeats, and one dead connection stalls one call instead of all of them.
 
 use std::sync::{PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
@@ -19,6 +19,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use super::error::CallError;
+use crate::observe::tape::{Spoken, Tape};
 
 /// Longest answer that is read, in bytes.
 pub const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -126,6 +127,7 @@ pub(super) struct Fixed {
     pub(super) base: Url,
     pub(super) proxy: ProxyChoice,
     pub(super) headers: HeaderMap,
+    pub(super) tape: Option<Tape>,
 }
 
 /// A client that can be replaced while calls are in flight.
@@ -213,16 +215,31 @@ impl Transport {
         timeout: Duration,
     ) -> Result<RawAnswer, CallError> {
         let client = self.current.read().unwrap_or_else(PoisonError::into_inner).client.clone();
-        let mut request = client.request(method, self.url(path)).headers(headers).timeout(timeout);
-        if let Some(body) = body {
+        let mut request = client.request(method.clone(), self.url(path)).headers(headers).timeout(timeout);
+        if let Some(body) = body.clone() {
             request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
         }
-        let mut response = request.send().await.map_err(CallError::transport)?;
-        let status = response.status();
-        let headers = std::mem::take(response.headers_mut());
-        let body = read_bounded(&mut response).await?;
-        Ok(RawAnswer { status, headers, body })
+        let (began, answer) = (Instant::now(), answer(request).await);
+        if let Some(tape) = &self.fixed.tape {
+            let said = answer.as_ref().map(|answer| (answer.status.as_u16(), answer.body.as_slice()));
+            tape.tell(&Spoken {
+                method: method.as_str(),
+                path,
+                request: body.as_deref(),
+                answer: said.map_err(ToString::to_string),
+                took: began.elapsed(),
+            });
+        }
+        answer
     }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> Result<RawAnswer, CallError> {
+    let mut response = request.send().await.map_err(CallError::transport)?;
+    let status = response.status();
+    let headers = std::mem::take(response.headers_mut());
+    let body = read_bounded(&mut response).await?;
+    Ok(RawAnswer { status, headers, body })
 }
 
 /// What the leaf says of itself. What cannot be read is no certificate: a server that asks for one says so.

@@ -58,7 +58,10 @@ fn the_daemon_of_a_mac() {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime
-        .block_on(async { daemon::run(Start { config, around, mothership }, Signals::new().unwrap(), |_| None).await })
+        .block_on(async {
+            daemon::run(Start { config, around, mothership, tape_writer: None }, Signals::new().unwrap(), |_| None)
+                .await
+        })
         .unwrap();
 }
 

@@ -35,5 +35,6 @@ mod run;
 mod service;
 mod starting;
 mod stopping;
+mod tape;
 mod tools;
 mod vm;
