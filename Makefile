@@ -29,7 +29,7 @@ test: bootstrap-test ## run every test; missing packages and Rust are installed 
 
 .PHONY: build
 build: bootstrap-run ## build ./nexusd and ./mothership (release)
-	@$(CARGO) build --release --locked -p nexusd -p mothership
+	@tools/with-revision.sh $(CARGO) build --release --locked -p nexusd -p mothership
 	@install -m 0755 '$(TARGET)/release/nexusd' '$(TARGET)/release/mothership' .
 
 .PHONY: check
@@ -63,8 +63,8 @@ escape-report: bootstrap-test ## attack the sandbox, with each layer left out in
 
 .PHONY: bench
 bench: build bench-egress bench-image ## latencies, memory and throughput of the whole system, against plain bubblewrap and files; the egress proxy against others
-	@$(CARGO) bench --locked -p nexusd --bench latency
-	@$(CARGO) bench --locked -p nexusd --bench shipping
+	@tools/with-revision.sh $(CARGO) bench --locked -p nexusd --bench latency
+	@tools/with-revision.sh $(CARGO) bench --locked -p nexusd --bench shipping
 
 .PHONY: chaos
 chaos: bootstrap-test build ## faults, kills and outages in full: nothing lost, nothing twice (make test has a part of it); minutes

@@ -29,7 +29,7 @@ build_linux() { # name in dist, Rust's name, the cross linker
     fi
     # The flag goes to the target alone (--target), so build scripts and macros stay as they are.
     RUSTFLAGS='-C target-feature=+crt-static' \
-        cargo build --release --locked -p nexusd -p mothership --target "$target"
+        tools/with-revision.sh cargo build --release --locked -p nexusd -p mothership --target "$target"
     for binary in nexusd mothership; do
         install -m 0755 "${CARGO_TARGET_DIR:-target}/$target/release/$binary" "dist/$binary-linux-$name"
     done
@@ -49,8 +49,8 @@ macos)
         echo "the macOS binary cannot be built here: it needs Apple's linker and libraries, on an Apple Silicon Mac (this is $(uname -s) $(uname -m))" >&2
         exit 1
     fi
-    cargo build --release --locked -p nexusd --target aarch64-apple-darwin
-    install -m 0755 "${CARGO_TARGET_DIR:-target}/aarch64-apple-darwin/release/nexusd" dist/nexusd-darwin-arm64
+    tools/with-revision.sh cargo build --release --locked -p nexusd --target aarch64-apple-darwin
+    install -m 0755 "${CARGO_TARGET_DIR:-target}/aarch64-apple-darwin/release/nexusd" dist/nexusd-macos-arm64
     ;;
 *)
     echo "usage: tools/build-release.sh linux|macos" >&2

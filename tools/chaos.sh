@@ -4,6 +4,6 @@
 set -eu
 cd "$(dirname "$0")/.."
 export NEXUS_CHAOS=full
-cargo build --release --locked -p nexusd -p mothership
-cargo test --release --locked -p nexusd --test chaos -- --test-threads 1 --nocapture
-cargo bench --locked -p nexusd --bench shipping
+tools/with-revision.sh cargo build --release --locked -p nexusd -p mothership
+tools/with-revision.sh cargo test --release --locked -p nexusd --test chaos -- --test-threads 1 --nocapture
+tools/with-revision.sh cargo bench --locked -p nexusd --bench shipping

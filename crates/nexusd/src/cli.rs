@@ -24,11 +24,15 @@ pub const NEXUS_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The commit that was built, where the build named one in `NEXUS_COMMIT`.
 pub const NEXUS_COMMIT: Option<&str> = option_env!("NEXUS_COMMIT");
 
-/// What `-version` prints: `nexusd 0.1.0`, with the commit in brackets where it is known.
+/// The day of that commit, likewise in `NEXUS_DATE`.
+const NEXUS_DATE: Option<&str> = option_env!("NEXUS_DATE");
+
+/// What `-version` prints: `nexusd 0.1.0`, with the commit and its day in brackets where they are known.
 #[must_use]
 pub fn version_line() -> String {
-    match NEXUS_COMMIT {
-        Some(commit) => format!("nexusd {NEXUS_VERSION} ({commit})"),
-        None => format!("nexusd {NEXUS_VERSION}"),
+    match (NEXUS_COMMIT, NEXUS_DATE) {
+        (Some(commit), Some(date)) => format!("nexusd {NEXUS_VERSION} ({commit}, {date})"),
+        (Some(commit), None) => format!("nexusd {NEXUS_VERSION} ({commit})"),
+        (None, _) => format!("nexusd {NEXUS_VERSION}"),
     }
 }

@@ -8,9 +8,22 @@ use ipnet::IpNet;
 use crate::serve::listen::{Listen, ServerName};
 use crate::store::api_tokens::Scope;
 
+/// The version, with the commit and its day where the build named them as for nexusd.
+fn version() -> &'static str {
+    static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let version = env!("CARGO_PKG_VERSION");
+        match (option_env!("NEXUS_COMMIT"), option_env!("NEXUS_DATE")) {
+            (Some(commit), Some(date)) => format!("{version} ({commit}, {date})"),
+            (Some(commit), None) => format!("{version} ({commit})"),
+            (None, _) => version.to_owned(),
+        }
+    });
+    &VERSION
+}
+
 /// The control plane of Nexus: holds directives, hands them out, keeps logs and results.
 #[derive(Debug, Parser)]
-#[command(name = "mothership", version, max_term_width = 100)]
+#[command(name = "mothership", version = version(), max_term_width = 100)]
 pub(super) struct Args {
     /// Where the mothership keeps everything; clients find its address, CA and token there
     /// [default: $MOTHERSHIP_DATA_DIR, else ./mothership-data]
