@@ -35,6 +35,7 @@ use crate::poll::{Claimed, PollSettings, poll_until};
 use crate::signals::Signals;
 
 mod beat;
+mod control;
 mod recover;
 mod removals;
 mod rest;
@@ -79,6 +80,14 @@ pub enum DaemonError {
     /// The observability listener.
     #[error(transparent)]
     Observe(#[from] crate::observe::http::BindError),
+    /// The socket of `nexusd status`.
+    #[error("cannot open the local socket in {path}: {source}", path = path.display())]
+    Control {
+        /// The daemon's own folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
 }
 
 /// What the daemon is started with.
@@ -103,7 +112,7 @@ pub struct Daemon {
     counters: Arc<LogCounters>,
     metrics: Arc<Metrics>,
     slots: Arc<Semaphore>,
-    running: Mutex<BTreeMap<DirectiveId, StopSwitch>>,
+    running: Mutex<BTreeMap<DirectiveId, Running>>,
     directives: TaskTracker,
     /// How many directives have begun.
     begun: AtomicU64,
@@ -113,6 +122,8 @@ pub struct Daemon {
     ended: Notify,
     /// Cancelled when nothing more is waited for.
     give_up: CancellationToken,
+    /// True while nothing new is to be taken on.
+    drained: watch::Sender<bool>,
     /// True from the first signal on.
     stopping: watch::Sender<bool>,
     /// What readiness depends on.
@@ -126,6 +137,19 @@ pub struct Daemon {
     /// When the mothership last answered, and when the daemon began.
     began: Instant,
     _lock: sys::lock::LockFile,
+}
+
+/// A directive that is here.
+#[derive(Debug, Clone)]
+struct Running {
+    switch: StopSwitch,
+    since: Instant,
+}
+
+impl Running {
+    fn new(switch: StopSwitch) -> Self {
+        Self { switch, since: Instant::now() }
+    }
 }
 
 /// What a reload hands to a daemon at work: the labels, where the configuration could be read.
@@ -212,8 +236,9 @@ async fn bring_up(
     give_up: &CancellationToken,
 ) -> Result<(Arc<Daemon>, beat::Rhythm), DaemonError> {
     let lock = lock_work_dir(&start.config)?;
+    let state = start.config.state_dir();
     let egress = Arc::<EgressCounters>::default();
-    let opened = Outbox::open(start.config.state_dir().join("outbox"))?;
+    let opened = Outbox::open(state.join("outbox"))?;
     let counters = Arc::<LogCounters>::default();
     let work = work_of(Arc::clone(&counters), opened.outbox.clone(), start.mothership.clone());
     let metrics = Arc::new(crate::engine::metrics(&egress, work));
@@ -234,6 +259,7 @@ async fn bring_up(
         removals: removals::Removals::default(),
         ended: Notify::new(),
         give_up: give_up.clone(),
+        drained: watch::Sender::new(control::was_drained(&state)),
         stopping: watch::Sender::new(false),
         facts: watch::Sender::new(ReadyFacts {
             drivers: Vec::new(),
@@ -241,6 +267,7 @@ async fn bring_up(
             refusal: None,
             certificate_ended: None,
             heartbeat_interval,
+            drained: false,
             shutting_down: false,
         }),
         introduced: watch::Sender::new(false),
@@ -251,6 +278,8 @@ async fn bring_up(
     });
     background.spawn(opened.task.run(give_up.clone()));
     daemon.observe(background)?;
+    let door = control::open(&state).await.map_err(|source| DaemonError::Control { path: state, source })?;
+    background.spawn(control::serve(Arc::clone(&daemon), door, give_up.clone()));
     daemon.engine.check_health().await;
     for (profile, driver) in daemon.engine.missing_drivers() {
         warn!(%profile, %driver, "this build does not have the profile's driver: its directives are not asked for");
@@ -340,7 +369,27 @@ impl Daemon {
             () = tokio::time::sleep(INTRODUCED_WITHIN) => {}
             _ = introduced.wait_for(|introduced| *introduced) => {}
         }
-        poll_until(&self.mothership, &self.slots, &self.metrics, &stop, offer, |claimed| self.begin(claimed)).await;
+        let mut drained = self.drained.subscribe();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = drained.wait_for(|drained| !*drained) => {}
+            }
+            // Ends as a shutdown ends it: what was claimed and not begun is given back.
+            let resting = stop.child_token();
+            let rests = async {
+                drop(drained.wait_for(|drained| *drained).await);
+                resting.cancel();
+                std::future::pending::<()>().await;
+            };
+            let polls = poll_until(&self.mothership, &self.slots, &self.metrics, &resting, offer, |claimed| {
+                self.begin(claimed);
+            });
+            tokio::select! {
+                () = polls => {}
+                () = rests => {}
+            }
+        }
     }
 
     /// Starts the line of one directive.
@@ -350,9 +399,9 @@ impl Daemon {
         let earlier = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             match running.get(&id) {
-                Some(earlier) => Some(earlier.clone()),
+                Some(earlier) => Some(earlier.switch.clone()),
                 None => {
-                    running.insert(id.clone(), switch.clone());
+                    running.insert(id.clone(), Running::new(switch.clone()));
                     None
                 }
             }
@@ -447,8 +496,8 @@ impl Daemon {
     fn cancel_all(&self, why: &str) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         warn!(directives = running.len(), "{why}: running directives are canceled");
-        for switch in running.values() {
-            switch.stop(StopReason::Shutdown);
+        for one in running.values() {
+            one.switch.stop(StopReason::Shutdown);
         }
     }
 

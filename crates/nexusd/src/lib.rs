@@ -3,11 +3,12 @@
 //!
 //! Begin reading at [`daemon`], then follow one directive down [`directive`]. [`engine`] holds what is made once;
 //! [`client`], [`logs`] and [`outbox`] are the way back to the mothership; [`config`], [`cli`], [`doctor`], [`enroll`],
-//! [`credentials`] and [`observe`] are what an operator touches.
+//! [`credentials`], [`control`] and [`observe`] are what an operator touches.
 
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod control;
 pub mod credentials;
 pub mod daemon;
 pub mod directive;

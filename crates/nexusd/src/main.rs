@@ -16,7 +16,7 @@ use nexusd::observe::tape;
 use nexusd::rootfs::{self, Wanted};
 use nexusd::run::{RunError, Scratch};
 use nexusd::signals::Signals;
-use nexusd::{VERSION, doctor, enroll, run};
+use nexusd::{VERSION, control, doctor, enroll, run};
 use sandbox::{DarwinSettings, Starts};
 
 /// Usage or configuration.
@@ -77,6 +77,22 @@ fn dispatch(invocation: Invocation) -> Result<ExitCode> {
         Invocation::Version => say(&cli::version_line()),
         Invocation::Doctor { config, json, prove: false } => runtime()?.block_on(examine(&config, json)),
         Invocation::Doctor { config, json, prove: true } => runtime()?.block_on(prove(&config, json)),
+        Invocation::Status { config, json } => runtime()?.block_on(async {
+            let status = control::ask(&load(&config)?, control::Request::Status).await?;
+            if json { say(&format!("{:#}", serde_json::to_value(&status)?)) } else { print(status.render().as_bytes()) }
+        }),
+        Invocation::Drain { config, wait } => runtime()?.block_on(async {
+            let config = load(&config)?;
+            let mut status = control::ask(&config, control::Request::Drain).await?;
+            if let Some(within) = wait {
+                status = control::until_idle(&config, within).await?;
+            }
+            say(&format!("drained; {} directives are left", status.directives.len()))
+        }),
+        Invocation::Undrain { config } => runtime()?.block_on(async {
+            control::ask(&load(&config)?, control::Request::Undrain).await?;
+            say("taking on directives")
+        }),
         Invocation::Enroll(args) => runtime()?.block_on(enroll_here(&args)),
         Invocation::Run(args) => {
             let runtime = runtime()?;

@@ -98,6 +98,24 @@ pub(super) enum Command {
         #[arg(long)]
         prove: bool,
     },
+    /// Say how the running daemon stands
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let the running daemon take on nothing new, also after a restart; what runs goes on
+    Drain {
+        /// Wait until nothing runs any more
+        #[arg(long)]
+        wait: bool,
+
+        /// Wait so long at the most, and fail then
+        #[arg(long, value_name = "TIME", value_parser = timeout, requires = "wait")]
+        timeout: Option<Duration>,
+    },
+    /// Let a drained daemon take on directives again
+    Undrain,
     /// Enrol this territory at the mothership
     Enroll(EnrollFlags),
     /// The pinned root file system

@@ -37,6 +37,25 @@ pub enum Invocation {
         /// Attack the sandboxes of the configured profiles instead.
         prove: bool,
     },
+    /// Say how the running daemon stands.
+    Status {
+        /// Whose `work_dir` the daemon has.
+        config: ConfigSource,
+        /// Print JSON.
+        json: bool,
+    },
+    /// Let the running daemon take on nothing new.
+    Drain {
+        /// Whose `work_dir` the daemon has.
+        config: ConfigSource,
+        /// Until nothing runs any more; within a time, or for as long as it takes.
+        wait: Option<Option<Duration>>,
+    },
+    /// Let it take on directives again.
+    Undrain {
+        /// Whose `work_dir` the daemon has.
+        config: ConfigSource,
+    },
     /// Enrol this territory.
     Enroll(EnrollArgs),
     /// Run one command without a mothership.
@@ -216,6 +235,9 @@ fn invocation(flags: Flags, platform: Platform) -> Result<Invocation, Usage> {
         None => Ok(Invocation::Daemon { config }),
         Some(Command::Run(flags)) => run(config, flags, platform),
         Some(Command::Doctor { json, prove }) => Ok(Invocation::Doctor { config, json, prove }),
+        Some(Command::Status { json }) => Ok(Invocation::Status { config, json }),
+        Some(Command::Drain { wait, timeout }) => Ok(Invocation::Drain { config, wait: wait.then_some(timeout) }),
+        Some(Command::Undrain) => Ok(Invocation::Undrain { config }),
         Some(Command::Enroll(flags)) => enroll(config, flags),
         Some(Command::Rootfs { command: RootfsCommand::Ensure }) => Ok(Invocation::RootfsEnsure { config }),
         Some(Command::Config { command: ConfigCommand::Check }) => Ok(Invocation::ConfigCheck { config }),

@@ -173,6 +173,7 @@ impl Daemon {
             refusal: self.mothership.refusal(),
             certificate_ended: self.mothership.presented().and_then(|present| renewal::ended(&present, renewal::now())),
             heartbeat_interval,
+            drained: *self.drained.borrow(),
             shutting_down: *self.stopping.borrow(),
         });
     }

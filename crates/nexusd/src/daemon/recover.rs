@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
-use super::Daemon;
+use super::{Daemon, Running};
 use crate::client::{CallError, Deadline, DirectiveCalls};
 use crate::directive::SHIP_WITHIN;
 use crate::directive::report::KEEP_AGAIN;
@@ -104,7 +104,7 @@ pub(super) async fn recover(daemon: &Arc<Daemon>, reports: Vec<Entry>, set_aside
 
 fn take_up(daemon: &Arc<Daemon>, calls: DirectiveCalls, spool: Option<Leftover>, left: Left) {
     let (id, switch) = (calls.id().clone(), StopSwitch::default());
-    daemon.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), switch.clone());
+    daemon.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), Running::new(switch.clone()));
     let of_one = OfOne { daemon: Arc::clone(daemon), calls, spool, log_tasks: TaskTracker::new() };
     let span = info_span!("directive", directive_id = %id);
     daemon.engine.tasks.spawn(of_one.settle(left, switch).instrument(span));

@@ -203,6 +203,7 @@ mod tests {
             refusal: None,
             certificate_ended: None,
             heartbeat_interval: Duration::from_secs(30),
+            drained: false,
             shutting_down: false,
         };
         let (sender, facts) = watch::channel(facts);

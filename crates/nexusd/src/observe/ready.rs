@@ -20,6 +20,8 @@ pub struct ReadyFacts {
     pub certificate_ended: Option<String>,
     /// The territory heartbeat interval in force.
     pub heartbeat_interval: Duration,
+    /// `nexusd drain` was asked for.
+    pub drained: bool,
     /// A shutdown is under way.
     pub shutting_down: bool,
 }
@@ -33,6 +35,9 @@ pub fn readiness(facts: &ReadyFacts, now: Instant) -> Result<(), Vec<String>> {
     let mut reasons = Vec::new();
     if facts.shutting_down {
         reasons.push("shutting down".to_owned());
+    }
+    if facts.drained {
+        reasons.push("drained (nexusd undrain ends it)".to_owned());
     }
     if facts.drivers.is_empty() {
         reasons.push("no driver has been checked yet".to_owned());
@@ -77,6 +82,7 @@ mod tests {
             refusal: None,
             certificate_ended: None,
             heartbeat_interval: Duration::from_secs(30),
+            drained: false,
             shutting_down: false,
         };
         let after = |secs| start + Duration::from_secs(secs);
@@ -84,6 +90,10 @@ mod tests {
         assert_eq!(
             readiness(&good, after(91)),
             Err(vec!["the mothership has not answered for 91 s (at most 90 s)".to_owned()])
+        );
+        assert_eq!(
+            readiness(&ReadyFacts { drained: true, ..good.clone() }, after(0)),
+            Err(vec!["drained (nexusd undrain ends it)".to_owned()])
         );
         assert_eq!(
             readiness(&ReadyFacts { shutting_down: true, ..good.clone() }, after(0)),

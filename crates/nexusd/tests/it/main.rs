@@ -8,6 +8,7 @@ mod collecting;
 mod config;
 mod conformance;
 mod containers;
+mod control;
 mod damaged;
 mod darwin;
 mod doctor;
