@@ -18,6 +18,7 @@ pub mod budget;
 pub mod redact;
 
 mod checksum;
+mod files;
 mod lease;
 mod overflow;
 mod pipes;

@@ -73,7 +73,13 @@ fn main() -> ExitCode {
 
 fn dispatch(invocation: Invocation) -> Result<ExitCode> {
     match invocation {
-        Invocation::Daemon { config } => daemons_runtime()?.block_on(start(&config)),
+        Invocation::Daemon { config } => {
+            let runtime = daemons_runtime()?;
+            let ended = runtime.block_on(start(&config));
+            // Whatever still waits for a disk that does not answer waits for ever.
+            runtime.shutdown_timeout(DISK_ANSWERS_WITHIN);
+            ended
+        }
         Invocation::Version => say(&cli::version_line()),
         Invocation::Doctor { config, json, prove: false } => runtime()?.block_on(examine(&config, json)),
         Invocation::Doctor { config, json, prove: true } => runtime()?.block_on(prove(&config, json)),
@@ -280,6 +286,9 @@ fn load_or_built_in(source: &ConfigSource) -> Result<(Config, bool)> {
 }
 
 /// The two threads are for the daemon's own work; commands are processes.
+/// How long what is being written may take when all else is over.
+const DISK_ANSWERS_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
+
 fn daemons_runtime() -> Result<tokio::runtime::Runtime> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     built.context("cannot start the runtime")

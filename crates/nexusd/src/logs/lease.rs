@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use conduits::DirectiveToken;
 
 use super::checksum::checksum;
+use super::files;
 use crate::client::MAX_TOKEN_BYTES;
 
 /// First word, with the version of the format.
@@ -25,9 +26,7 @@ pub(super) fn write(spool: &Path, token: &DirectiveToken) -> io::Result<()> {
 /// The token, where there is one that can be believed.
 pub(super) fn read(spool: &Path) -> Option<DirectiveToken> {
     let mut text = String::new();
-    // A link or a pipe in its place is none.
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path(spool)).ok()?;
+    let file = files::open(File::options().read(true), &path(spool)).ok()?;
     file.take(2 * MAX_TOKEN_BYTES as u64).read_to_string(&mut text).ok()?;
     let token = text.splitn(3, ' ').nth(2)?;
     (text == line(token)).then(|| DirectiveToken::new(token))

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use conduits::{DirectiveId, DirectiveToken};
 
-use super::MAX_CHUNK_BYTES;
 use super::segment::{HEAD_BYTES, Head, RECORD_HEAD_BYTES, RecordHead};
-use super::spool::{Segment, boot_id};
+use super::spool::{BEGUN, Segment, boot_id};
 use super::stage::{STREAMS, ring_path};
+use super::{MAX_CHUNK_BYTES, files};
 
 /// Longest segment that is read: a full one and the record that filled it, with room.
 const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
@@ -121,6 +121,10 @@ impl Leftover {
 pub fn recover(spool_root: &Path) -> io::Result<Vec<Leftover>> {
     let listing = match fs::read_dir(spool_root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            set_aside_what_is_no_folder(spool_root);
+            return Ok(Vec::new());
+        }
         listing => listing?,
     };
     let mut found = Vec::new();
@@ -153,7 +157,7 @@ pub fn recover(spool_root: &Path) -> io::Result<Vec<Leftover>> {
 fn set_aside_what_is_no_folder(path: &Path) {
     let aside = free_name(path, SET_ASIDE);
     match fs::rename(path, &aside) {
-        Ok(()) => tracing::error!(file = %aside.display(), "what was no folder among the spools was set aside"),
+        Ok(()) => tracing::error!(file = %aside.display(), "what was no folder where spools belong was set aside"),
         Err(error) => {
             tracing::error!(file = %path.display(), %error, "this is no folder, and cannot be set aside; remove it");
         }
@@ -193,6 +197,11 @@ fn recover_one(directive_id: DirectiveId, dir: &Path) -> io::Result<Option<Lefto
         let item = item?;
         if has_extension(&item.path(), SET_ASIDE) {
             set_aside.push(SetAside { path: item.path(), why: "it was set aside at an earlier start".to_owned() });
+        }
+        // A segment that was just begun when the process died holds nothing yet.
+        if has_extension(&item.path(), BEGUN) {
+            fs::remove_file(item.path())?;
+            continue;
         }
         let name = item.file_name();
         let id = name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|digits| digits.parse::<u32>().ok());
@@ -261,13 +270,8 @@ impl Scan {
     /// Reads one segment. `Ok(Err(why))`: it is damaged behind what was noted of it.
     fn segment(&mut self, id: u32, path: &Path, newest: bool) -> io::Result<Result<(), String>> {
         let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_SEGMENT_BYTES).read_to_end(&mut bytes)?;
+        files::open(File::options().read(true), path)?.take(MAX_SEGMENT_BYTES).read_to_end(&mut bytes)?;
         let Some(head) = Head::decode(&bytes) else {
-            // A segment that was just begun when the process died holds nothing yet.
-            if newest && bytes.len() < HEAD_BYTES {
-                fs::remove_file(path)?;
-                return Ok(Ok(()));
-            }
             return Ok(Err("its head is damaged".to_owned()));
         };
         self.head = Some(head);

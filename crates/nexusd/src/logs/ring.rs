@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use super::checksum::checksum;
+use super::files;
 
 /// Room beyond the capacity, which is also the longest single write.
 const SLACK: u64 = 128 * 1024;
@@ -46,7 +47,7 @@ impl Ring {
     /// A new ring for the last `capacity` bytes.
     pub(super) fn create(path: &Path, capacity: u64, boot: [u8; 16]) -> io::Result<Self> {
         let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let file = files::open(options.read(true).write(true).create(true).truncate(true).mode(0o600), path)?;
         let ring = Self { file, capacity, total: 0, seen: 0, boot, plan: None };
         ring.write_head()?;
         Ok(ring)
@@ -54,7 +55,7 @@ impl Ring {
 
     /// What an earlier process left. The second value is false when its bytes cannot be believed.
     pub(super) fn open(path: &Path, boot: [u8; 16]) -> io::Result<(Self, bool)> {
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = files::open(File::options().read(true).write(true), path)?;
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} has a damaged head", path.display()));
         let mut bytes = [0; HEAD_WORDS * 8];
         file.read_exact_at(&mut bytes, 0)?;

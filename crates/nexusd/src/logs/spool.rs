@@ -25,6 +25,8 @@ use super::segment::{HEAD_BYTES, Head, TRUNCATED, encode_record};
 
 /// A segment is closed beyond this length.
 const SEGMENT_BYTES: u64 = 1024 * 1024;
+/// What a segment's file is called until its head is written.
+pub(super) const BEGUN: &str = "begun";
 /// Closed chunks are kept in memory up to so many bytes.
 const READY_BYTES: usize = 256 * 1024;
 /// And up to so many of them (chunks may be tiny).
@@ -359,11 +361,10 @@ impl Spool {
         // Of an open chunk some records lie in earlier segments, so its number is taken.
         let next_seq = [out.seq + u64::from(out.len > 0), err.seq + u64::from(err.len > 0)];
         let head = Head { next_seq, shipped: self.shipped, seen: self.seen, ..self.head };
-        let mut options = File::options();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(segment_path(&self.dir, id))?;
-        // On disk is also what failed half way: the number is not used twice.
+        let path = segment_path(&self.dir, id);
+        let begun = path.with_extension(BEGUN);
+        let file = begin_file(&begun, &path, &head).inspect_err(|_| fs::remove_file(&begun).unwrap_or_default())?;
         self.segments.insert(id, Segment { len: HEAD_BYTES as u64, chunks: 0 });
-        file.write_all(&head.encode())?;
         self.counters.spool_bytes.fetch_add(HEAD_BYTES as u64, Ordering::Relaxed);
         self.file = Some(file);
         Ok(())
@@ -387,6 +388,17 @@ impl Spool {
     fn open_mut(&mut self, stream: LogStream) -> &mut Open {
         super::stage::of(&mut self.open, stream)
     }
+}
+
+/// A segment's file, there with its head or not at all: a shorter one has lost something.
+fn begin_file(begun: &Path, path: &Path, head: &Head) -> io::Result<File> {
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(begun)?;
+    file.write_all(&head.encode())?;
+    if path.exists() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a segment of that number already"));
+    }
+    fs::rename(begun, path)?;
+    Ok(file)
 }
 
 /// The file of a segment.

@@ -92,21 +92,25 @@ impl Store {
             let path = path.to_path_buf();
             move |source: io::Error| OutboxError::open(what, path, source)
         };
+        let no_folder = fs::metadata(&dir).is_ok_and(|found| !found.is_dir());
+        let mut aside = Vec::new();
+        if no_folder {
+            aside.push(set_aside(&dir, "it is no folder").map_err(io("set aside what is no folder at", &dir))?);
+        }
         let new = !dir.exists();
         make_private_dir(&dir).map_err(io("make the outbox", &dir))?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&dir, flags, Mode::empty()).map_err(|e| io("open the outbox", &dir)(e.into()))?;
-        let mut set_aside = Vec::new();
         for of_ours in [path.clone(), path.with_extension("tmp")] {
-            set_aside.extend(aside_unless_file(&of_ours).map_err(io("set aside what is no file at", &of_ours))?);
+            aside.extend(aside_unless_file(&of_ours).map_err(io("set aside what is no file at", &of_ours))?);
         }
         let (slots, in_slots) = Slots::open(&path).map_err(io("open the outbox's slots", &path))?;
         rustix::fs::fsync(&fd).map_err(|e| io("sync the outbox", &dir)(e.into()))?;
-        if in_slots.made && !new && set_aside.is_empty() {
+        if in_slots.made && !new && aside.is_empty() {
             tracing::warn!(file = %path.display(), "the outbox's slots were not there: reports that were in them, if any, are lost");
         }
         let mut found = scan(&dir, in_slots.entries).map_err(io("read the outbox", &dir))?;
-        found.set_aside.extend(set_aside);
+        found.set_aside.extend(aside);
         found.set_aside.extend(aside_of_slots(&path, &in_slots.damaged).map_err(io("set aside slots of", &path))?);
         slots.mend(&in_slots.damaged).map_err(io("empty slots of", &path))?;
         Ok((Self { dir, fd, slots }, found))

@@ -121,6 +121,28 @@ async fn what_is_no_folder_among_the_spools_is_set_aside_and_never_followed() {
     assert_eq!(bed.run(json!({"command": "echo next"})).await.outcome(), ("succeeded", 0, "next\n"));
 }
 
+/// Neither keeps the daemon from starting, nor directives from running.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_the_place_of_the_outbox_or_the_spools_is_set_aside() {
+    require!(Bwrap);
+    let mut bed = Bed::new();
+    for name in ["outbox", "spool"] {
+        bed.daemon.signal(Signal::KILL);
+        bed.daemon.wait(SOON);
+        let place = bed.dir.join(format!("w/.nexus/{name}"));
+        if place.exists() {
+            std::fs::rename(&place, bed.dir.join(name)).unwrap();
+        }
+        std::fs::write(&place, "no folder").unwrap();
+        bed.daemon = start(&bed.dir);
+        let aside = place.with_extension("corrupt");
+        assert_eq!(std::fs::read_to_string(&aside).unwrap(), "no folder");
+        let said = bed.daemon.text(Output::Stderr);
+        assert!(said.lines().any(|line| line.contains("ERROR") && line.contains(aside.to_str().unwrap())), "{said}");
+        assert_eq!(bed.run(json!({"command": "echo next"})).await.outcome(), ("succeeded", 0, "next\n"), "{name}");
+    }
+}
+
 /// Without what the outbox knew of a run, its spool still says whose it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_whose_start_is_damaged_is_shipped_or_set_aside() {

@@ -1,8 +1,9 @@
 //! What a killed daemon left, and what one leaves that is stopped while nobody answers.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use conduits::{DirectiveState, LogStream};
+use conduits::{DirectiveId, DirectiveState, LogStream};
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::stub::FaultKind;
@@ -100,32 +101,35 @@ async fn what_was_set_aside_outlives_another_lease_of_its_directive() {
     assert!(same, "what was set aside is gone: {kept:?}");
 }
 
-/// The log of the earlier lease is at work in the place where the new one's is going to lie: it is waited for.
-#[tokio::test(flavor = "multi_thread")]
-async fn another_lease_waits_for_the_log_of_the_earlier_one() {
-    require!(Bwrap);
+/// A restarted daemon that ships the log of an earlier run, from a disk that hangs in the middle of it: what reads the second
+/// segment waits until somebody writes to the pipe that lies in its place.
+async fn shipping_from_a_disk_that_hangs() -> (Bed, DirectiveId, PathBuf) {
     let mut bed = Bed::with(StubOptions::full(), "log: {max_output_bytes: 8000000}\n");
     bed.stub.fail(Endpoint::LogChunk, Fault::always(FaultKind::Status(503, None)));
     let id = bed.queue(json!({"command": "[ -e go ] && exec echo two; seq 1 300000; sleep 60"}));
-    let spool = bed.dir.join(format!("w/.nexus/spool/{id}"));
-    // In two segments, of which the second is not looked into before the first has arrived.
-    let second = spool.join("00000002.seg");
+    let second = bed.dir.join(format!("w/.nexus/spool/{id}/00000002.seg"));
     testkit::wait::until("all that it prints is spooled", SOON, || {
         std::fs::metadata(&second).ok().filter(|file| file.len() > 900_000)
     });
     bed.daemon.signal(Signal::KILL);
     bed.daemon.wait(SOON);
     bed.daemon = start(&bed.dir);
-    // What reads it waits for as long as nobody writes.
     std::fs::remove_file(&second).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, &second, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     bed.stub.mend(Endpoint::LogChunk);
-    bed.stub
-        .wait_for("the first segment", SOON, |stub| {
-            let bytes = stub.log(&id, LogStream::Stdout).len();
-            if bytes > 900_000 { Ok(()) } else { Err(bytes.to_string()) }
-        })
-        .await;
+    let look = |stub: &testkit::Stub| {
+        let bytes = stub.log(&id, LogStream::Stdout).len();
+        if bytes > 900_000 { Ok(()) } else { Err(bytes.to_string()) }
+    };
+    bed.stub.wait_for("the first segment", SOON, look).await;
+    (bed, id, second)
+}
+
+/// The log of the earlier lease is at work in the place where the new one's is going to lie: it is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_lease_waits_for_the_log_of_the_earlier_one() {
+    require!(Bwrap);
+    let (bed, id, hanging) = shipping_from_a_disk_that_hangs().await;
     std::fs::write(bed.dir.join(format!("w/f-{id}/go")), "").unwrap();
     let started = bed.stub.count(Endpoint::Started);
     bed.stub.requeue(&id);
@@ -133,8 +137,18 @@ async fn another_lease_waits_for_the_log_of_the_earlier_one() {
     let patience = Duration::from_secs(1);
     tokio::time::sleep(patience).await;
     assert_eq!(bed.stub.count(Endpoint::Started), started, "it began while the earlier log was at work");
-    drop(std::fs::File::options().write(true).open(&second).unwrap());
+    drop(std::fs::File::options().write(true).open(&hanging).unwrap());
     assert_eq!(bed.ended(id).await.report.status.as_str(), "succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_does_not_keep_a_daemon_that_is_to_stop() {
+    require!(Bwrap);
+    let (mut bed, ..) = shipping_from_a_disk_that_hangs().await;
+    bed.daemon.signal(Signal::TERM);
+    assert!(bed.daemon.wait(SOON).success());
+    let said = bed.daemon.text(testkit::Output::Stderr);
+    assert!(said.contains("did not end in time"), "the disk did not hang: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

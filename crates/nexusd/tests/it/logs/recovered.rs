@@ -258,6 +258,38 @@ async fn a_folder_in_the_place_of_a_segment_is_set_aside() {
     assert!(!summary.complete, "{summary:?}");
 }
 
+/// Nothing that has a segment's name and is none, or is too short for one, is passed over, followed or waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_segment_is_set_aside() {
+    type Damage = fn(&std::path::Path);
+    let damages: [(&str, Damage); 4] = [
+        ("emptied", |path| std::fs::write(path, "").unwrap()),
+        ("cut within its head", |path| std::fs::File::options().write(true).open(path).unwrap().set_len(50).unwrap()),
+        ("a link", |path| {
+            let elsewhere = path.with_file_name("elsewhere");
+            std::fs::rename(path, &elsewhere).unwrap();
+            std::os::unix::fs::symlink(elsewhere, path).unwrap();
+        }),
+        ("a pipe", |path| {
+            std::fs::remove_file(path).unwrap();
+            let mode = rustix::fs::Mode::RWXU;
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        }),
+    ];
+    for (what, damage) in damages {
+        let bed = three_lines_left(|dir| damage(&last_segment(dir))).await;
+        let root = bed.spool_root();
+        let looking = tokio::task::spawn_blocking(move || recover(&root).unwrap());
+        let found =
+            tokio::time::timeout(LONG, looking).await.unwrap_or_else(|_| panic!("{what} is waited for")).unwrap();
+        assert_eq!(found.len(), 1, "{what}");
+        let aside = &found[0].set_aside;
+        assert!(aside.len() == 1 && aside[0].path.to_str().unwrap().ends_with(".seg.corrupt"), "{what}: {aside:?}");
+        let summary = ship_leftovers(&bed, found).await;
+        assert!(!summary.complete, "{what}: {summary:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_of_which_nothing_can_be_read_is_not_called_whole() {
     let wreck = |dir: &std::path::Path| {
