@@ -34,8 +34,12 @@ use crate::outbox::{Outbox, OutboxError};
 use crate::poll::{Claimed, PollSettings, poll_until};
 use crate::signals::Signals;
 
+pub(crate) use logs_at_work::LogAtWork;
+use logs_at_work::LogsAtWork;
+
 mod beat;
 mod control;
+mod logs_at_work;
 mod recover;
 mod removals;
 mod rest;
@@ -113,6 +117,7 @@ pub struct Daemon {
     metrics: Arc<Metrics>,
     slots: Arc<Semaphore>,
     running: Mutex<BTreeMap<DirectiveId, Running>>,
+    logs: LogsAtWork,
     directives: TaskTracker,
     /// How many directives have begun.
     begun: AtomicU64,
@@ -254,6 +259,7 @@ async fn bring_up(
         metrics,
         slots: Arc::new(Semaphore::new(slots)),
         running: Mutex::default(),
+        logs: LogsAtWork::default(),
         directives: TaskTracker::new(),
         begun: AtomicU64::new(0),
         removals: removals::Removals::default(),
@@ -396,29 +402,36 @@ impl Daemon {
     fn begin(self: &Arc<Self>, claimed: Claimed) {
         let switch = StopSwitch::default();
         let id = claimed.lease.directive_id.clone();
+        let earlier_log = self.logs.of(&id);
         let earlier = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            match running.get(&id) {
-                Some(earlier) => Some(earlier.switch.clone()),
-                None => {
-                    running.insert(id.clone(), Running::new(switch.clone()));
-                    None
-                }
+            let earlier = running.get(&id).map(|earlier| earlier.switch.clone());
+            if earlier.is_none() && earlier_log.is_none() {
+                running.insert(id.clone(), Running::new(switch.clone()));
             }
+            earlier
         };
-        if let Some(earlier) = earlier {
-            // Leased again, so the earlier lease is over; the two must not run side by side.
-            warn!(directive = %id, "the server leased a directive that runs here again: the earlier run is killed first");
-            earlier.stop(StopReason::LeaseLost);
+        if earlier.is_some() || earlier_log.is_some() {
+            // Leased again, so the earlier lease is over; the two must not run side by side, nor ship logs from one place.
+            if let Some(earlier) = earlier {
+                warn!(directive = %id, "the server leased a directive that runs here again: the earlier run is killed first");
+                earlier.stop(StopReason::LeaseLost);
+            }
+            if let Some(log) = earlier_log {
+                log.stop.cancel();
+            }
             let daemon = Arc::clone(self);
             self.directives.spawn(async move {
                 daemon.until_ended(&id).await;
+                let spool = daemon.engine.config.state_dir().join("spool").join(id.as_str());
+                daemon.logs.make_room(&id, &spool).await;
                 daemon.begin(claimed);
             });
             return;
         }
         self.begun.fetch_add(1, Ordering::Relaxed);
         let Claimed { lease, clock, slot } = claimed;
+        let log = self.logs.begin(&id, &self.give_up);
         let reporter = Reporter::Mothership(Box::new(MothershipDesk {
             calls: self.mothership.directive(id.clone(), lease.directive_token),
             lease: Arc::new(clock),
@@ -429,6 +442,7 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             running: watch::Sender::new(false),
             started: std::sync::OnceLock::new(),
+            log: log.clone(),
         }));
         let order = Order { id: id.clone(), spec: lease.spec, folder: None, input: None, received: Instant::now() };
         let daemon = Arc::clone(self);
@@ -440,6 +454,8 @@ impl Daemon {
             daemon.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             daemon.ended.notify_waiters();
             drop(slot);
+            let shipping = Arc::clone(&daemon);
+            daemon.engine.tasks.spawn(async move { shipping.logs.over(&id, &log).await });
         };
         self.directives.spawn(line.instrument(span));
     }

@@ -17,11 +17,9 @@ use conduits::{
 use jiff::Timestamp;
 use sandbox::StopReason;
 use serde_json::Map;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
-use super::{Daemon, Running};
+use super::{Daemon, LogAtWork, Running};
 use crate::client::{CallError, Deadline, DirectiveCalls};
 use crate::directive::SHIP_WITHIN;
 use crate::directive::report::KEEP_AGAIN;
@@ -34,9 +32,6 @@ const RESTARTED: &str = "nexusd_restarted";
 
 /// How long giving back a directive that never ran is tried before it is reported instead.
 const GIVE_BACK_WITHIN: Duration = Duration::from_secs(60);
-
-/// How long the log of a lease that is over may take to leave its place to the next one's.
-const LOG_ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the outbox says of one directive.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +100,8 @@ pub(super) async fn recover(daemon: &Arc<Daemon>, reports: Vec<Entry>, set_aside
 fn take_up(daemon: &Arc<Daemon>, calls: DirectiveCalls, spool: Option<Leftover>, left: Left) {
     let (id, switch) = (calls.id().clone(), StopSwitch::default());
     daemon.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), Running::new(switch.clone()));
-    let of_one = OfOne { daemon: Arc::clone(daemon), calls, spool, log_tasks: TaskTracker::new() };
+    let log = daemon.logs.begin(&id, &daemon.give_up);
+    let of_one = OfOne { daemon: Arc::clone(daemon), calls, spool, log };
     let span = info_span!("directive", directive_id = %id);
     daemon.engine.tasks.spawn(of_one.settle(left, switch).instrument(span));
 }
@@ -160,19 +156,18 @@ struct OfOne {
     calls: DirectiveCalls,
     spool: Option<Leftover>,
     /// What ships its log.
-    log_tasks: TaskTracker,
+    log: LogAtWork,
 }
 
 impl OfOne {
     /// Settles it. A shutdown leaves the rest for the next start; another lease of the same directive ends the matter.
     async fn settle(mut self, left: Left, switch: StopSwitch) {
         let (daemon, id) = (Arc::clone(&self.daemon), self.calls.id().clone());
-        let log = daemon.give_up.child_token();
         let leased_again = tokio::select! {
             biased;
             () = daemon.give_up.cancelled() => false,
             reason = stopped_for_good(&switch) => reason == StopReason::LeaseLost,
-            told = self.tell(left, &log) => {
+            told = self.tell(left) => {
                 match self.spool.take() {
                     Some(spool) if told == Told::Over && spool.holds_output() => {
                         keep_aside(spool, "the mothership does not take it");
@@ -183,35 +178,22 @@ impl OfOne {
                 false
             }
         };
-        self.log_tasks.close();
         if leased_again {
-            log.cancel();
-            // The next lease's log lies in the same place: none of this one's may be at work there.
-            if tokio::time::timeout(LOG_ENDS_WITHIN, self.log_tasks.wait()).await.is_err() {
-                error!("the log of a lease that is over is still at work: the new one's may not be whole");
-            }
             daemon.outbox.forget(&id).await;
-            let spool = daemon.engine.config.state_dir().join("spool").join(id.as_str());
-            let dir = spool.clone();
-            let cleared = tokio::task::spawn_blocking(move || logs::clear(&dir)).await;
-            if let Err(error) = cleared.unwrap_or_else(|error| Err(error.into())) {
-                warn!(spool = %spool.display(), %error, "the spool of a lease that is over stays behind");
-            }
         }
         daemon.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         daemon.ended.notify_waiters();
-        // A log that takes longer than its end goes on being shipped, until the daemon gives up.
-        self.log_tasks.wait().await;
+        daemon.logs.over(&id, &self.log).await;
     }
 
-    async fn tell(&mut self, left: Left, log: &CancellationToken) -> Told {
+    async fn tell(&mut self, left: Left) -> Told {
         match left {
             Left::Ended { started, finished } => {
                 if let Some(over) = self.start(started).await {
                     return over;
                 }
                 let shipped = match self.spool.is_some() {
-                    true => Some(self.ship(log, None).await),
+                    true => Some(self.ship(None).await),
                     false => None,
                 };
                 self.daemon.outbox.deliver_again(&self.calls, Report::Finished(finished)).await;
@@ -221,7 +203,7 @@ impl OfOne {
                 if !told && let Some(over) = self.start(Some(started)).await {
                     return over;
                 }
-                self.end_what_ran(log).await;
+                self.end_what_ran().await;
             }
             Left::NeverRan { started } => {
                 if self.give_back().await {
@@ -229,14 +211,14 @@ impl OfOne {
                 } else if let Some(over) = self.start(Some(started)).await {
                     return over;
                 } else {
-                    let shipped = self.ship(log, Some("[nexusd] not run: nexusd was restarted before it began")).await;
+                    let shipped = self.ship(Some("[nexusd] not run: nexusd was restarted before it began")).await;
                     self.end(shipped).await;
                 }
             }
             Left::LogOnly => match self.still_runs().await {
-                Ok(()) => self.end_what_ran(log).await,
+                Ok(()) => self.end_what_ran().await,
                 // It has ended there: its log is taken late, too.
-                Err(CallError::Conflict(_)) => drop(self.ship(log, None).await),
+                Err(CallError::Conflict(_)) => drop(self.ship(None).await),
                 Err(error) => warn!(%error, "the mothership knows nothing of a run whose log is here"),
             },
         }
@@ -266,8 +248,8 @@ impl OfOne {
         self.calls.mothership().with_retry(Deadline::Never, beat).await.map(drop)
     }
 
-    async fn end_what_ran(&mut self, log: &CancellationToken) {
-        let shipped = self.ship(log, Some("[nexusd] ended: nexusd was restarted while this ran")).await;
+    async fn end_what_ran(&mut self) {
+        let shipped = self.ship(Some("[nexusd] ended: nexusd was restarted while this ran")).await;
         self.end(shipped).await;
     }
 
@@ -286,7 +268,7 @@ impl OfOne {
     }
 
     /// Ships what the spool holds, and this line; at most for as long as an end is held back for it.
-    async fn ship(&mut self, log: &CancellationToken, line: Option<&str>) -> Shipped {
+    async fn ship(&mut self, line: Option<&str>) -> Shipped {
         let (daemon, config) = (&self.daemon, &self.daemon.engine.config);
         let settings = LogSettings {
             max_output_bytes: config.log.max_output_bytes,
@@ -300,9 +282,9 @@ impl OfOne {
         let logs = match self.spool.take() {
             Some(leftover) => {
                 info!(bytes = leftover.waiting_bytes(), "shipping output of an earlier run");
-                Logs::recovered(leftover, self.calls.clone(), settings, &self.log_tasks, log.clone())
+                Logs::recovered(leftover, self.calls.clone(), settings, &self.log.tasks, self.log.stop.clone())
             }
-            None => Ok(Logs::to_mothership(self.calls.clone(), settings, &self.log_tasks, log.clone())),
+            None => Ok(Logs::to_mothership(self.calls.clone(), settings, &self.log.tasks, self.log.stop.clone())),
         };
         let logs = match logs {
             Ok(logs) => logs,

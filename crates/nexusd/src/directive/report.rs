@@ -16,6 +16,7 @@ use super::keep::{expire, keep_lease};
 use super::lease::{BootTime, Lease};
 use super::stop::StopSwitch;
 use crate::client::DirectiveCalls;
+use crate::daemon::LogAtWork;
 use crate::engine::Engine;
 use crate::facility::Occupied;
 use crate::logs::{LogCounters, LogSettings, Logs, Overflow};
@@ -80,6 +81,8 @@ pub struct MothershipDesk {
     pub running: watch::Sender<bool>,
     /// The report of the start, once it is accepted: kept on disk with the lease's newest token.
     pub started: OnceLock<StartedRequest>,
+    /// What ships its log.
+    pub(crate) log: LogAtWork,
 }
 
 impl MothershipDesk {
@@ -166,7 +169,7 @@ impl Reporter {
                 .unwrap_or_default(),
             counters: Arc::clone(&desk.counters),
         };
-        Logs::to_mothership(desk.calls.clone(), settings, &engine.tasks, desk.give_up.clone())
+        Logs::to_mothership(desk.calls.clone(), settings, &desk.log.tasks, desk.log.stop.clone())
     }
 
     /// Says that the directive is about to run, and whether it may.

@@ -141,6 +141,26 @@ async fn another_lease_waits_for_the_log_of_the_earlier_one() {
     assert_eq!(bed.ended(id).await.report.status.as_str(), "succeeded");
 }
 
+/// Nor does it wait until a mothership takes the earlier one's that is not to have it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_lease_does_not_wait_for_the_earlier_log_to_arrive() {
+    require!(Bwrap);
+    let bed = Bed::new();
+    let id = bed.queue(json!({"command": "[ -e go ] && exec echo two; echo up; touch up; sleep 60"}));
+    bed.stub.log_contains(&id, LogStream::Stdout, "up", SOON).await;
+    bed.stub.fail(Endpoint::LogChunk, Fault::always(FaultKind::Hang));
+    std::fs::write(bed.dir.join(format!("w/f-{id}/go")), "").unwrap();
+    let started = bed.stub.count(Endpoint::Started);
+    bed.stub.requeue(&id);
+    // A call that is not answered is given up after 10 s.
+    bed.stub.requested(Endpoint::Started, started + 1, Duration::from_secs(5)).await;
+    bed.stub.mend(Endpoint::LogChunk);
+    let ended = bed.ended(id).await;
+    assert_eq!(ended.report.status.as_str(), "succeeded", "{:?}", ended.report.artifacts_manifest);
+    assert_eq!(ended.report.artifacts_manifest["log"]["complete"], true);
+    assert_eq!(ended.report.artifacts_manifest["log"]["stdout"]["seen"], 4);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_hangs_does_not_keep_a_daemon_that_is_to_stop() {
     require!(Bwrap);
