@@ -371,13 +371,18 @@ fn whole_record(bytes: &[u8], chunk_bytes: usize) -> Option<RecordHead> {
     record.matches(bytes, content).then_some(record)
 }
 
-/// Renames a damaged segment and puts its good beginning, if any, in its place.
+/// Renames a damaged segment and puts its good beginning, if any, in its place. Where the disk has no room for that, all stays as
+/// it is, for a later start.
 fn put_aside(path: &Path, why: String, good: u64) -> io::Result<SetAside> {
-    let aside = free_name(path, SET_ASIDE);
+    let (aside, beginning) = (free_name(path, SET_ASIDE), path.with_extension(BEGUN));
+    if good > 0 {
+        let mut to = File::create(&beginning)?;
+        let copied = File::open(path).and_then(|from| io::copy(&mut from.take(good), &mut to));
+        copied.inspect_err(|_| fs::remove_file(&beginning).unwrap_or_default())?;
+    }
     fs::rename(path, &aside)?;
     if good > 0 {
-        let mut from = File::open(&aside)?.take(good);
-        io::copy(&mut from, &mut File::create_new(path)?)?;
+        fs::rename(&beginning, path)?;
     }
     tracing::error!(file = %aside.display(), why, "a damaged spool file was set aside; the log of its directive has a gap");
     Ok(SetAside { path: aside, why })
