@@ -1,7 +1,7 @@
 //! Opening files beneath a directory that somebody hostile may write to.
 //!
 //! Promises: no path, link or race leads out of the directory; the kernel resolves each path in one step
-//! (openat2(2), RESOLVE_BENEATH), nothing is decided by text. Links that stay inside are followed by [`Beneath::dir`]
+//! (openat2(2), RESOLVE_BENEATH; elsewhere it is walked step by step), nothing is decided by text. Links that stay inside are followed by [`Beneath::dir`]
 //! and [`Beneath::read`], and by nothing that writes.
 
 use std::ffi::OsStr;
@@ -10,11 +10,29 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawMode};
 use rustix::io::Errno;
+
+#[cfg(any(test, not(target_os = "linux")))]
+mod walk;
 
 /// How often a resolution is tried again that a concurrent rename made uncertain (EAGAIN, openat2(2)).
 const RACE_RETRIES: usize = 32;
+
+/// How something is opened only to see that it is there.
+#[cfg(target_os = "linux")]
+const LOOK: OFlags = OFlags::PATH;
+#[cfg(not(target_os = "linux"))]
+const LOOK: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
+
+/// What becomes of the links in a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Links {
+    /// They are followed as long as they stay beneath.
+    Followed,
+    /// None may be there.
+    Refused,
+}
 
 /// A directory, held by descriptor.
 #[derive(Debug)]
@@ -73,7 +91,7 @@ impl Beneath {
     /// # Errors
     /// It is missing, no directory, or the path leads out.
     pub fn dir(&self, path: &Path) -> Result<OwnedFd, BeneathError> {
-        self.resolve(path, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty(), ResolveFlags::empty())
+        self.resolve(path, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty(), Links::Followed)
     }
 
     /// Opens a directory beneath as a [`Beneath`] of its own.
@@ -89,7 +107,7 @@ impl Beneath {
     /// # Errors
     /// It is missing, or a part of it is a link.
     pub fn plain(&self, path: &Path) -> Result<(), BeneathError> {
-        self.resolve(path, OFlags::PATH, Mode::empty(), ResolveFlags::NO_SYMLINKS).map(drop)
+        self.resolve(path, LOOK, Mode::empty(), Links::Refused).map(drop)
     }
 
     /// Opens a regular file for reading, links inside followed. A pipe or device is refused, and never waited for.
@@ -97,12 +115,8 @@ impl Beneath {
     /// # Errors
     /// It is missing, no regular file, or the path leads out.
     pub fn read(&self, path: &Path) -> Result<File, BeneathError> {
-        let fd = self.resolve(
-            path,
-            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
-            Mode::empty(),
-            ResolveFlags::empty(),
-        )?;
+        let fd =
+            self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty(), Links::Followed)?;
         self.regular(path, fd)
     }
 
@@ -112,7 +126,7 @@ impl Beneath {
     /// It exists, its directory is missing, or a part of the path is a link.
     pub fn create_new(&self, path: &Path, mode: u32) -> Result<File, BeneathError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        self.resolve(path, flags, Mode::from_raw_mode(mode), ResolveFlags::NO_SYMLINKS).map(File::from)
+        self.resolve(path, flags, permissions(mode), Links::Refused).map(File::from)
     }
 
     /// Opens a regular file for appending, and creates it when missing. A file with several links is refused: the other
@@ -123,7 +137,7 @@ impl Beneath {
     pub fn append(&self, path: &Path, mode: u32) -> Result<File, BeneathError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = self.resolve(path, flags, Mode::from_raw_mode(mode), ResolveFlags::NO_SYMLINKS)?;
+        let fd = self.resolve(path, flags, permissions(mode), Links::Refused)?;
         let file = self.regular(path, fd)?;
         let links = rustix::fs::fstat(&file).map_err(|errno| refused(path, errno))?.st_nlink;
         if links > 1 { Err(refused(path, Errno::MLINK)) } else { Ok(file) }
@@ -135,7 +149,7 @@ impl Beneath {
     /// A part of the path is a link or no directory.
     pub fn make_dirs(&self, path: &Path, mode: u32) -> Result<Self, BeneathError> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW;
-        let mut here = Self { dir: self.resolve(Path::new("."), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)? };
+        let mut here = Self { dir: self.resolve(Path::new("."), flags, Mode::empty(), Links::Refused)? };
         for part in path.components() {
             let std::path::Component::Normal(name) = part else {
                 if part == std::path::Component::CurDir {
@@ -143,11 +157,11 @@ impl Beneath {
                 }
                 return Err(BeneathError::LeadsOut { path: path.to_owned() });
             };
-            match rustix::fs::mkdirat(&here.dir, name, Mode::from_raw_mode(mode)) {
+            match rustix::fs::mkdirat(&here.dir, name, permissions(mode)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(refused(path, errno)),
             }
-            here = Self { dir: here.resolve(Path::new(name), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)? };
+            here = Self { dir: here.resolve(Path::new(name), flags, Mode::empty(), Links::Refused)? };
         }
         Ok(here)
     }
@@ -158,7 +172,7 @@ impl Beneath {
     /// It is missing or no directory, or a part of the path is a link.
     pub fn enter_plain(&self, path: &Path) -> Result<Self, BeneathError> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW;
-        self.resolve(path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map(|dir| Self { dir })
+        self.resolve(path, flags, Mode::empty(), Links::Refused).map(|dir| Self { dir })
     }
 
     /// Makes one directory, with exactly this mode whatever the umask is; one that exists is opened as it is.
@@ -167,7 +181,7 @@ impl Beneath {
     /// The name is not one plain name, or belongs to something else.
     pub fn make_dir(&self, name: &OsStr, mode: u32) -> Result<Self, BeneathError> {
         let path = self.one_name(name)?;
-        let made = match rustix::fs::mkdirat(&self.dir, path, Mode::from_raw_mode(mode)) {
+        let made = match rustix::fs::mkdirat(&self.dir, path, permissions(mode)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(refused(path, errno)),
@@ -184,7 +198,7 @@ impl Beneath {
     /// # Errors
     /// It is not the caller's.
     pub fn set_mode(&self, mode: u32) -> Result<(), BeneathError> {
-        rustix::fs::fchmod(&self.dir, Mode::from_raw_mode(mode)).map_err(|errno| refused(Path::new("."), errno))
+        rustix::fs::fchmod(&self.dir, permissions(mode)).map_err(|errno| refused(Path::new("."), errno))
     }
 
     /// Makes a symbolic link in this directory; what it says is not looked at.
@@ -216,7 +230,7 @@ impl Beneath {
     /// # Errors
     /// It leads out, or to nothing.
     pub fn follow(&self, path: &Path) -> Result<(), BeneathError> {
-        self.resolve(path, OFlags::PATH, Mode::empty(), ResolveFlags::empty()).map(drop)
+        self.resolve(path, LOOK, Mode::empty(), Links::Followed).map(drop)
     }
 
     /// A name without any separator, and neither `.` nor `..`: what the `*at` calls take without leaving the directory.
@@ -236,16 +250,14 @@ impl Beneath {
     pub fn remove_file(&self, path: &Path) -> Result<(), BeneathError> {
         let name = path.file_name().ok_or_else(|| BeneathError::LeadsOut { path: path.to_owned() })?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let parent =
-            self.resolve(parent, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+        let parent = self.resolve(parent, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty(), Links::Refused)?;
         rustix::fs::unlinkat(&parent, name, AtFlags::empty()).map_err(|errno| refused(path, errno))
     }
 
-    /// One openat2 call, repeated while concurrent renames make the kernel unsure.
-    fn resolve(&self, path: &Path, flags: OFlags, mode: Mode, more: ResolveFlags) -> Result<OwnedFd, BeneathError> {
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | more;
+    /// Opens a path, once more while concurrent renames make the kernel unsure.
+    fn resolve(&self, path: &Path, flags: OFlags, mode: Mode, links: Links) -> Result<OwnedFd, BeneathError> {
         for _ in 0..RACE_RETRIES {
-            match openat2(&self.dir, path, flags | OFlags::CLOEXEC, mode, how) {
+            match open_beneath(self.dir.as_fd(), path, flags | OFlags::CLOEXEC, mode, links) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(Errno::XDEV) => return Err(BeneathError::LeadsOut { path: path.to_owned() }),
                 other => return other.map_err(|errno| refused(path, errno)),
@@ -260,6 +272,26 @@ impl Beneath {
             rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd).map_err(|errno| refused(path, errno))?.st_mode);
         if kind.is_file() { Ok(File::from(fd)) } else { Err(refused(path, Errno::INVAL)) }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn open_beneath(top: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode, links: Links) -> Result<OwnedFd, Errno> {
+    use rustix::fs::{ResolveFlags, openat2};
+    let more = if links == Links::Refused { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
+    openat2(top, path, flags, mode, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | more)
+}
+
+#[cfg(not(target_os = "linux"))]
+use walk::open as open_beneath;
+
+/// The permissions of `mode`, whose type the systems do not agree on.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::unnecessary_cast,
+    reason = "the bits of permissions fit every system's type"
+)]
+fn permissions(mode: u32) -> Mode {
+    Mode::from_raw_mode((mode & 0o7777) as RawMode)
 }
 
 fn refused(path: &Path, errno: Errno) -> BeneathError {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use crate::kill::kill_if;
 
 mod layout;
 mod limit;
@@ -308,12 +308,7 @@ fn kill_members(dir: &Path, version: Version) {
     }
     for pid in members(dir) {
         // A process that has gone meanwhile needs no signal.
-        if let Some(pid) = Pid::from_raw(pid)
-            && let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
-            && members(dir).contains(&pid.as_raw_nonzero().get())
-        {
-            pidfd_send_signal(process, Signal::KILL).unwrap_or(());
-        }
+        kill_if(pid, || members(dir).contains(&pid));
     }
 }
 

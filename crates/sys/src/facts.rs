@@ -69,7 +69,13 @@ fn setting(path: &str) -> Setting {
     }
 }
 
+#[cfg(not(target_os = "linux"))]
+const fn landlock_abi() -> Option<u32> {
+    None
+}
+
 /// The version query of landlock_create_ruleset(2).
+#[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 fn landlock_abi() -> Option<u32> {
     const VERSION: libc::c_uint = 1;

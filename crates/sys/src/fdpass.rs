@@ -9,6 +9,12 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 /// Most descriptors that are taken with one read. Further ones are closed.
 pub const MAX_FDS: usize = 4;
 
+/// Other systems have no such flag: there it is set once they are here.
+#[cfg(target_os = "linux")]
+const CLOSED_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(not(target_os = "linux"))]
+const CLOSED_ON_EXEC: RecvFlags = RecvFlags::empty();
+
 /// Reads bytes into `buffer` and descriptors into `fds`. Zero bytes: the other end is closed. The descriptors are
 /// close-on-exec.
 ///
@@ -17,11 +23,15 @@ pub const MAX_FDS: usize = 4;
 pub fn receive(socket: impl AsFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let message = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let message = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, CLOSED_ON_EXEC)?;
     for part in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = part {
             // The buffer's alignment leaves room for a few more than were asked for; what is over is closed here.
             let received: Vec<OwnedFd> = received.collect();
+            #[cfg(not(target_os = "linux"))]
+            for fd in &received {
+                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+            }
             fds.extend(received.into_iter().take(MAX_FDS));
         }
     }

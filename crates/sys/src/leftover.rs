@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use crate::kill::kill_if;
 
 /// As much of a process's arguments as a path can be long (PATH_MAX).
 const MAX_NAME: u64 = 4096;
@@ -18,21 +18,16 @@ const MAX_NAME: u64 = 4096;
 /// be killed is another user's.
 pub fn end_those_of(folder: &Path) {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        // The number may be another process's by the time that it is opened: what is killed is looked at then.
-        if let Some(pid) = pid
-            && is_of(pid, folder)
-            && let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
-            && is_of(pid, folder)
-        {
-            pidfd_send_signal(process, Signal::KILL).unwrap_or(());
+        let pid: Option<i32> = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = pid.filter(|pid| is_of(*pid, folder)) {
+            kill_if(pid, || is_of(pid, folder));
         }
     }
 }
 
-fn is_of(pid: Pid, folder: &Path) -> bool {
+fn is_of(pid: i32, folder: &Path) -> bool {
     let mut arguments = Vec::new();
-    let file = File::open(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+    let file = File::open(format!("/proc/{pid}/cmdline"));
     if file.and_then(|file| file.take(MAX_NAME).read_to_end(&mut arguments)).is_err() {
         return false;
     }

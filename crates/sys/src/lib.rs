@@ -5,19 +5,17 @@
 //!
 //! Leaves to others: policy. The one piece of policy is the table of [`seccomp`], which is data.
 
-#[cfg(target_os = "linux")]
 pub mod beneath;
-#[cfg(target_os = "linux")]
 pub mod cgroup;
 pub mod consent;
 pub mod disk;
-#[cfg(target_os = "linux")]
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
 pub mod facts;
-#[cfg(target_os = "linux")]
 pub mod fdpass;
 #[cfg(target_os = "linux")]
 pub mod idmap;
-#[cfg(target_os = "linux")]
+mod kill;
 pub mod leftover;
 pub mod lock;
 #[cfg(target_os = "macos")]
@@ -37,8 +35,9 @@ pub mod pipe;
 pub mod quota;
 #[cfg(target_os = "linux")]
 pub mod seccomp;
-#[cfg(target_os = "linux")]
 pub mod spawn;
-#[cfg(target_os = "linux")]
 pub mod usage;
 pub mod user;
+
+#[cfg(not(target_os = "linux"))]
+pub use elsewhere::{memfd, memory, mount, netns, owner, quota};

@@ -55,3 +55,14 @@ fn automation() -> i32 {
         status
     }
 }
+
+/// The memory of the machine, in bytes (sysctl(3), `hw.memsize`).
+#[allow(unsafe_code)]
+pub(crate) fn memory_bytes() -> std::io::Result<u64> {
+    let (mut bytes, mut size) = (0_u64, size_of::<u64>());
+    // SAFETY: the name is null-terminated; at most `size` bytes are written to `bytes`, which lives across the call.
+    let result = unsafe {
+        libc::sysctlbyname(c"hw.memsize".as_ptr(), (&raw mut bytes).cast(), &raw mut size, std::ptr::null_mut(), 0)
+    };
+    if result == 0 { Ok(bytes) } else { Err(std::io::Error::last_os_error()) }
+}

@@ -13,16 +13,26 @@
 //! Promises: the child has the descriptors of [`Program::fds`] as 0, 1, 2, … and no others, default signal
 //! dispositions and an empty signal mask.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
+#[cfg(target_os = "linux")]
 mod child;
+#[cfg(not(target_os = "linux"))]
+#[path = "spawn/child_elsewhere.rs"]
+mod child;
+#[cfg(not(target_os = "linux"))]
+#[path = "spawn/elsewhere.rs"]
+mod exec;
+#[cfg(target_os = "linux")]
+#[path = "spawn/linux.rs"]
+mod exec;
 mod stage;
 
-pub use child::{Child, Status};
+pub use child::Child;
 pub use stage::{Resource, Stage};
 
 /// Most starts that wait for the thread.
@@ -77,6 +87,33 @@ pub enum SpawnError {
     /// Too many starts wait, or the thread is gone.
     #[error("the spawning thread takes no further process: {0}")]
     Busy(&'static str),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal killed it.
+    Killed(i32),
+}
+
+#[derive(Clone, Copy)]
+enum RawImage {
+    Path(*const c_char),
+    Fd(RawFd),
+}
+
+/// Why nothing was started.
+enum Failure {
+    Clone(io::Error),
+    Stage { stage: &'static str, source: io::Error },
+    Exec(io::Error),
+}
+
+/// A null-terminated list of the strings' addresses.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
 type Reply = Box<dyn FnOnce(Result<Child, SpawnError>) + Send>;
@@ -161,13 +198,13 @@ fn block_signals() {
 fn start(program: &Program) -> Result<Child, SpawnError> {
     let fds: Vec<RawFd> = program.fds.iter().map(AsRawFd::as_raw_fd).collect();
     let image = match &program.image {
-        Image::Path(path) => stage::RawImage::Path(path.as_ptr()),
-        Image::Fd(index) => stage::RawImage::Fd(RawFd::try_from(*index).unwrap_or(RawFd::MAX)),
+        Image::Path(path) => RawImage::Path(path.as_ptr()),
+        Image::Fd(index) => RawImage::Fd(RawFd::try_from(*index).unwrap_or(RawFd::MAX)),
     };
-    stage::clone_and_exec(program, &fds, image).map_err(|failure| match failure {
-        stage::Failure::Clone(source) => SpawnError::Clone(source),
-        stage::Failure::Stage { stage, source } => SpawnError::Stage { stage, source },
-        stage::Failure::Exec(source) => SpawnError::Exec { image: format!("{:?}", program.image), source },
+    exec::clone_and_exec(program, &fds, image).map_err(|failure| match failure {
+        Failure::Clone(source) => SpawnError::Clone(source),
+        Failure::Stage { stage, source } => SpawnError::Stage { stage, source },
+        Failure::Exec(source) => SpawnError::Exec { image: format!("{:?}", program.image), source },
     })
 }
 

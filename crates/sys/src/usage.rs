@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, FsWord, Mode, OFlags, fstat, fstatfs, openat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
 use crate::quota;
@@ -29,9 +29,6 @@ const MAX_LINKED: usize = 1_000_000;
 
 /// Bytes of a block as `st_blocks` counts them (stat(2)).
 const BLOCK: u64 = 512;
-
-/// `XFS_SUPER_MAGIC` (`linux/magic.h`).
-const XFS: FsWord = 0x5846_5342;
 
 /// What a tree takes of its file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +57,7 @@ pub enum UsageError {
 /// [`UsageError`].
 pub fn beneath(dir: BorrowedFd<'_>) -> Result<Usage, UsageError> {
     let top = fstat(dir).map_err(io::Error::from)?;
-    let grows_ahead = fstatfs(dir).map_err(io::Error::from)?.f_type == XFS;
+    let grows_ahead = is_xfs(dir)?;
     let mut usage = Usage { bytes: blocks(top.st_blocks), entries: 0 };
     let mut linked = HashSet::new();
     let mut stack = vec![listing(dir, c".").map_err(io::Error::from)?];
@@ -144,9 +141,21 @@ fn taken_by(path: &Path, meta: &fs::Metadata) -> u64 {
         return taken;
     }
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
-    let ahead =
-        file.is_ok_and(|file| fstatfs(&file).is_ok_and(|system| system.f_type == XFS) && sets_aside(file.as_fd()));
+    let ahead = file.is_ok_and(|file| is_xfs(file.as_fd()).is_ok_and(|is| is) && sets_aside(file.as_fd()));
     if ahead { within } else { taken }
+}
+
+#[cfg(target_os = "linux")]
+fn is_xfs(on: BorrowedFd<'_>) -> io::Result<bool> {
+    /// `XFS_SUPER_MAGIC` (`linux/magic.h`).
+    const XFS: rustix::fs::FsWord = 0x5846_5342;
+    Ok(rustix::fs::fstatfs(on)?.f_type == XFS)
+}
+
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+fn is_xfs(_: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Whether what a file of an XFS takes beyond its end was set aside by the file system, and not asked for.

@@ -11,6 +11,8 @@ use std::sync::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid};
 
+use super::Status;
+
 /// Children that were dropped before they ended. They have been killed; the next start collects them.
 static DROPPED: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
 
@@ -20,15 +22,6 @@ pub struct Child {
     pid: u32,
     pidfd: Option<OwnedFd>,
     status: Option<Status>,
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// It exited with this code.
-    Exited(i32),
-    /// This signal killed it.
-    Killed(i32),
 }
 
 impl Child {
