@@ -11,11 +11,11 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use rustix::pipe::{PipeFlags, SpliceFlags};
 use tokio::io::Interest;
 use tokio::time::Instant;
 
 use crate::stream::{Stream, would_block};
+use kernel::{splice_once, wide_pipe};
 
 /// The most bytes under way in one direction.
 pub(crate) const RELAY_BYTES: usize = 64 * 1024;
@@ -109,9 +109,46 @@ impl Pipe {
     /// None where there are enough, no descriptors are left, or the system does not give one of this size.
     fn take() -> Option<Self> {
         let place = Place::take()?;
-        let (output, input) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        rustix::pipe::fcntl_setpipe_size(&input, PIPE_BYTES).ok()?;
+        let (output, input) = wide_pipe().ok()?;
         Some(Self { output, input, _place: place })
+    }
+}
+
+/// What the kernel moves by itself.
+#[cfg(target_os = "linux")]
+mod kernel {
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+
+    use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+    use super::PIPE_BYTES;
+
+    /// The reading and the writing end of a pipe, non-blocking.
+    pub(super) fn wide_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+        let (output, input) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        fcntl_setpipe_size(&input, PIPE_BYTES)?;
+        Ok((output, input))
+    }
+
+    /// One splice(2); one of the two is a pipe.
+    pub(super) fn splice_once(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+        Ok(splice(from, None, to, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?)
+    }
+}
+
+/// Elsewhere it moves nothing by itself, so there is never a pipe, and every direction goes on copying.
+#[cfg(not(target_os = "linux"))]
+mod kernel {
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+
+    pub(super) fn wide_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn splice_once(_: impl AsFd, _: impl AsFd, _: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -174,10 +211,9 @@ enum Spliced {
 }
 
 async fn splice(from: &Stream, to: &Stream, pipe: &Pipe, meter: &Meter, counter: &AtomicU64) -> io::Result<Spliced> {
-    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     loop {
         // The pipe is empty here, so "would block" can only mean the socket.
-        let fill = || Ok(rustix::pipe::splice(from, None, &pipe.input, None, PIPE_BYTES, flags)?);
+        let fill = || splice_once(from, &pipe.input, PIPE_BYTES);
         let bytes = match from.try_with(Interest::READABLE, fill) {
             Err(error) if would_block(&error) => match tokio::time::timeout(PIPE_REST, from.readable()).await {
                 Ok(ready) => {
@@ -195,7 +231,7 @@ async fn splice(from: &Stream, to: &Stream, pipe: &Pipe, meter: &Meter, counter:
         let mut left = bytes;
         while left > 0 {
             // The pipe is not empty here: the same for the other socket.
-            let drain = || Ok(rustix::pipe::splice(&pipe.output, None, to, None, left, flags)?);
+            let drain = || splice_once(&pipe.output, to, left);
             match to.with_ready(Interest::WRITABLE, drain).await? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 moved => left -= moved,

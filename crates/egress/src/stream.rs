@@ -136,8 +136,11 @@ impl Stream {
 
     /// Returns once the peer has ended its side, whatever of it is still unread.
     pub(crate) async fn ended(&self) {
-        // What tells of the end alone: data that nobody reads must not look like it.
+        // What tells of the end alone: data that nobody reads must not look like it. A kqueue says the end apart from that.
+        #[cfg(target_os = "linux")]
         let interest = Interest::PRIORITY;
+        #[cfg(not(target_os = "linux"))]
+        let interest = Interest::READABLE;
         loop {
             let ready = match self {
                 Self::Tcp(stream) => stream.ready(interest).await,

@@ -12,7 +12,6 @@ mod pad;
 mod root;
 
 use std::ffi::CString;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -37,6 +36,9 @@ use crate::{DriverSettings, DriversError, LaunchError, Layers, NetworkLayer, REA
 use args::{Arguments, Mask, PROXY_SOCKET, Tree};
 use pad::Pad;
 use root::{LargeEtc, Root};
+
+// Where it is looked for by the other drivers.
+pub(crate) use crate::finding::{find_program, host, open_null};
 
 /// This driver's name.
 pub(crate) const NAME: &str = "bwrap";
@@ -365,28 +367,4 @@ pub(crate) fn check_selected(
         workspace.plain(selection.path.relative()).map_err(refused)?;
     }
     Ok(())
-}
-
-/// The program as an absolute path: itself, or the first of its name on the search path.
-pub(crate) fn find_program(name: &Path, search_path: &str) -> Option<PathBuf> {
-    let executable = |path: &Path| {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
-    if name.components().count() > 1 {
-        return Some(name.to_owned()).filter(|path| executable(path));
-    }
-    let dirs = search_path.split(':').filter(|dir| dir.starts_with('/'));
-    dirs.map(|dir| Path::new(dir).join(name)).find(|path| executable(path))
-}
-
-/// An error about something of the host's.
-pub(crate) fn host(what: &str) -> impl FnOnce(std::io::Error) -> LaunchError {
-    let what = what.to_owned();
-    move |source| LaunchError::Host { what, source }
-}
-
-/// The null device, opened once.
-pub(crate) fn open_null() -> std::io::Result<OwnedFd> {
-    Ok(File::open("/dev/null")?.into())
 }

@@ -15,6 +15,10 @@
 //! ```
 
 mod armed;
+#[cfg(target_os = "linux")]
+mod bwrap;
+#[cfg(not(target_os = "linux"))]
+#[path = "bwrap/elsewhere.rs"]
 mod bwrap;
 mod container;
 mod control;
@@ -24,6 +28,7 @@ mod drivers;
 mod engine;
 mod environment;
 mod exit;
+mod finding;
 mod handle;
 mod health;
 mod host;

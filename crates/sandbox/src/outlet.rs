@@ -67,14 +67,25 @@ fn failed(what: &str) -> impl FnOnce(std::io::Error) -> LaunchError {
 
 /// The descriptor as a non-blocking listener, if it is a listening TCP socket at all.
 fn as_listener(fd: OwnedFd) -> std::io::Result<TcpListener> {
-    use rustix::net::{AddressFamily, SocketType, sockopt};
-    let tcp = sockopt::socket_domain(&fd)? == AddressFamily::INET
-        && sockopt::socket_type(&fd)? == SocketType::STREAM
-        && sockopt::socket_acceptconn(&fd)?;
-    if !tcp {
+    if !listens_on_tcp(&fd)? {
         return Err(std::io::Error::other("it is not a listening TCP socket"));
     }
     let listener = TcpListener::from(fd);
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+#[cfg(target_os = "linux")]
+fn listens_on_tcp(fd: &OwnedFd) -> std::io::Result<bool> {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    Ok(sockopt::socket_domain(fd)? == AddressFamily::INET
+        && sockopt::socket_type(fd)? == SocketType::STREAM
+        && sockopt::socket_acceptconn(fd)?)
+}
+
+/// No sandbox sends one where there are no sandboxes.
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+fn listens_on_tcp(_: &OwnedFd) -> std::io::Result<bool> {
+    Ok(false)
 }

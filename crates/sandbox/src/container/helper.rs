@@ -49,8 +49,14 @@ impl Drop for Helper {
 }
 
 /// Whether files of this folder may be executed (statvfs(3)).
+#[cfg(target_os = "linux")]
 fn executes(dir: &Path) -> bool {
     rustix::fs::statvfs(dir).is_ok_and(|stat| !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn executes(dir: &Path) -> bool {
+    dir.is_dir()
 }
 
 /// A new folder of the daemon's own among everybody's.

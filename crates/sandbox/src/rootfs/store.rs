@@ -202,6 +202,7 @@ impl LockedStore {
         fs::write(&marker, marker_text(&archive.digest, unpacked)).map_err(failed("write", &marker))?;
         fs::set_permissions(&marker, fs::Permissions::from_mode(0o644)).map_err(failed("open", &marker))?;
         // A tree is either whole after a power cut or not there: its files reach the disk before its name does.
+        #[cfg(target_os = "linux")]
         rustix::fs::syncfs(beneath.fd()).map_err(|errno| failed("write out", &tree)(errno.into()))?;
         Ok(())
     }

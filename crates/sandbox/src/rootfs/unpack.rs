@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -217,7 +218,7 @@ impl<'b> Tree<'b> {
             Step::File { at, mode, size, mtime } => {
                 let file = self.parent(&at)?.create_new(Path::new(name_of(&at)), 0o600)?;
                 self.fill(&file, entry, size)?;
-                rustix::fs::fchmod(&file, mode.into()).map_err(Trouble::write)?;
+                file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(Trouble::Write)?;
                 // Compiled files of Python name the time of their source: with another one they would be useless.
                 keep_time(&file, mtime)
             }
