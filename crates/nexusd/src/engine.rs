@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use conduits::{DriverKind, InstanceId, SandboxProfile};
 use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, ResolverError, UpstreamError};
 use sandbox::{
-    ContainerSettings, DarwinSettings, Driver, DriverSettings, Drivers, DriversError, Health, ImagePull, Limit,
-    LimitOrigin, Limits, RootSource, Starts,
+    ContainerSettings, DarwinSettings, Driver, DriverSettings, Drivers, DriversError, Health, HostHelper, ImagePull,
+    Limit, LimitOrigin, Limits, RootSource, Starts,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,6 +75,8 @@ pub struct Surroundings {
     pub starts: Starts,
     /// The machine, as far as the automation of a desktop asks.
     pub darwin: DarwinSettings,
+    /// What supervises commands of the host profiles.
+    pub host_helper: HostHelper,
 }
 
 /// Why the engine cannot be made.
@@ -366,6 +368,7 @@ fn driver_settings(config: &Config, around: &Surroundings, state: &Path) -> Driv
         ca_bundle: config.egress.ca_bundle.clone(),
         container: container_settings(config, around),
         darwin: darwin_settings(config, around),
+        host_helper: around.host_helper.clone(),
     }
 }
 

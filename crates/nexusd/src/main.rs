@@ -17,7 +17,7 @@ use nexusd::rootfs::{self, Wanted};
 use nexusd::run::{RunError, Scratch};
 use nexusd::signals::Signals;
 use nexusd::{VERSION, control, doctor, enroll, run};
-use sandbox::{DarwinSettings, Starts};
+use sandbox::{DarwinSettings, HostHelper, Starts, supervisor};
 
 /// Usage or configuration.
 const USAGE: u8 = 2;
@@ -50,6 +50,9 @@ const CONTAINER_VARIABLES: [&str; 19] = [
 ];
 
 fn main() -> ExitCode {
+    if supervisor::is_asked_for(std::env::args_os()) {
+        return ExitCode::from(supervisor::run().unwrap_or(1));
+    }
     let invocation = match cli::parse(std::env::args_os(), Platform::current()) {
         Ok(invocation) => invocation,
         Err(usage) => {
@@ -316,7 +319,16 @@ fn surroundings(territory: String, starts: Starts) -> Surroundings {
     let variables = CONTAINER_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), environment(name)?)));
     let container_environment = variables.collect();
     let darwin = DarwinSettings::of_this_machine();
-    Surroundings { search_path, home, territory, container_environment, starts, darwin }
+    let host_helper = host_helper();
+    Surroundings { search_path, home, territory, container_environment, starts, darwin, host_helper }
+}
+
+/// The embedded helper is Linux's; elsewhere this program is its own.
+fn host_helper() -> HostHelper {
+    match std::env::current_exe() {
+        Ok(program) if cfg!(not(target_os = "linux")) => HostHelper::Program(program),
+        _ => HostHelper::Embedded,
+    }
 }
 
 fn say(line: &str) -> Result<ExitCode> {

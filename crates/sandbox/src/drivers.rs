@@ -78,9 +78,20 @@ pub struct DriverSettings {
     pub container: Result<ContainerSettings, String>,
     /// Automation of a Mac's desktop, or why there is none.
     pub darwin: Result<DarwinSettings, String>,
+    /// What supervises the runs of the host driver.
+    pub host_helper: HostHelper,
     /// Layers that a test leaves out.
     #[cfg(feature = "knockout")]
     pub knockouts: Vec<crate::Knockout>,
+}
+
+/// What supervises a process of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostHelper {
+    /// The embedded helper, which is Linux's.
+    Embedded,
+    /// This program, which runs [`crate::supervisor`] when it is asked to.
+    Program(PathBuf),
 }
 
 /// How many sandboxes a set of drivers starts: whether preparing them well pays.
@@ -181,6 +192,7 @@ impl Drivers {
         let sandbox_owner = sandbox_owner(&settings.sandbox_user)?;
         let container = Container::prepare(&settings, sandbox_owner, own_dir.path());
         let darwin = DarwinAutomation::prepare(&settings);
+        let host_helper = settings.host_helper.clone();
         // First, for what its sandboxes start in is made meanwhile.
         let bwrap = match &settings.root {
             RootSource::Awaited { reason } => {
@@ -189,7 +201,7 @@ impl Drivers {
             }
             _ => Prepared::Done(Bwrap::prepare(&settings, sandbox_owner, own_dir.path())?.map(Arc::new)),
         };
-        let engine = Engine::new(own_dir)?;
+        let engine = Engine::new(own_dir, host_helper)?;
         Ok(Self {
             bwrap: RwLock::new(bwrap),
             engine,

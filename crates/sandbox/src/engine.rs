@@ -14,7 +14,7 @@ use sys::memfd::{Executable, sealed};
 use sys::pipe::{Pipe, pipe};
 use sys::spawn::{Image, Program, Spawner, Stage};
 
-use crate::{DriversError, LaunchError, bwrap, process};
+use crate::{DriversError, HostHelper, LaunchError, bwrap, process};
 
 /// How long an engine may take to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,7 +23,8 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Engine {
     spawner: Spawner,
-    image: OwnedFd,
+    host_helper: HostHelper,
+    image: Option<OwnedFd>,
     null: OwnedFd,
     cgroups: Cgroups,
     facts: KernelFacts,
@@ -41,14 +42,19 @@ impl Engine {
     ///
     /// # Errors
     /// What could not be made.
-    pub(crate) fn new(own_dir: OwnDir) -> Result<Self, DriversError> {
+    pub(crate) fn new(own_dir: OwnDir, host_helper: HostHelper) -> Result<Self, DriversError> {
         let prepare = |path: &str| {
             let path = PathBuf::from(path);
             move |source| DriversError::Prepare { path, source }
         };
         Ok(Self {
             spawner: Spawner::start().map_err(prepare("the spawning thread"))?,
-            image: sealed("nexus-init", guest::HELPER, Executable::Yes).map_err(prepare("memfd:nexus-init"))?,
+            host_helper,
+            // There is none where there are no sandboxes.
+            image: (!guest::HELPER.is_empty())
+                .then(|| sealed("nexus-init", guest::HELPER, Executable::Yes))
+                .transpose()
+                .map_err(prepare("memfd:nexus-init"))?,
             null: bwrap::open_null().map_err(prepare("/dev/null"))?,
             cgroups: Cgroups::find(),
             facts: KernelFacts::read(),
@@ -90,7 +96,24 @@ impl Engine {
 
     /// The helper's image, for a child to execute.
     pub(crate) fn image(&self) -> Result<OwnedFd, LaunchError> {
-        self.image.try_clone().map_err(bwrap::host("a descriptor"))
+        match &self.image {
+            Some(image) => image.try_clone().map_err(bwrap::host("a descriptor")),
+            None => Err(bwrap::host("the helper")(std::io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// What supervises a process of the host, and the descriptor that it is executed from, where it is one.
+    pub(crate) fn host_helper(&self) -> Result<(Image, Option<OwnedFd>), LaunchError> {
+        match &self.host_helper {
+            HostHelper::Embedded => {
+                let place = usize::try_from(guest::fd::IMAGE).unwrap_or_default();
+                Ok((Image::Fd(place), Some(self.image()?)))
+            }
+            HostHelper::Program(path) => {
+                let path = sys::mount::c_path(path).map_err(bwrap::host("nexusd's own program"))?;
+                Ok((Image::Path(path), None))
+            }
+        }
     }
 
     /// A pipe for what an engine itself says; its read end never blocks.

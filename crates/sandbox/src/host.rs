@@ -1,9 +1,10 @@
 //! The host driver: a process of the host, without isolation, that still cannot outlive its run.
 //!
-//! The helper supervises it as a subreaper, so what the command leaves behind, daemonised or not, is found and killed.
+//! The helper supervises it as a subreaper, so what the command leaves behind, daemonised or not, is found and killed. Where
+//! there are no subreapers, [`crate::supervisor`] does what can be done without.
 
 use guest::frame::Frame;
-use sys::spawn::{Image, Program, Stage};
+use sys::spawn::{Program, Stage};
 
 use crate::armed::{Armed, Around};
 use crate::bwrap::host as failed;
@@ -35,22 +36,19 @@ pub(crate) fn arm(engine: &Engine, driver: &'static str, run: PreparedRun) -> Re
     let mut stages = vec![Stage::NewSession];
     stages.extend(fence.stages);
     stages.extend([Stage::WorkingDirectory(cwd), Stage::DieWithParent]);
-    let program = Program {
-        image: Image::Fd(usize::try_from(guest::fd::IMAGE).unwrap_or_default()),
-        argv: vec![c"nexus-init".to_owned(), c"host".to_owned()],
-        env: Vec::new(),
-        stages,
-        // The order is that of `guest::fd`.
-        fds: vec![
-            run.stdin.map_or_else(|| engine.null(), Ok)?,
-            diagnostics.write,
-            again,
-            pair.theirs,
-            run.stdout,
-            run.stderr,
-            engine.image()?,
-        ],
-    };
+    let (image, opened) = engine.host_helper()?;
+    // The order is that of `guest::fd`.
+    let mut fds = vec![
+        run.stdin.map_or_else(|| engine.null(), Ok)?,
+        diagnostics.write,
+        again,
+        pair.theirs,
+        run.stdout,
+        run.stderr,
+    ];
+    fds.extend(opened);
+    let program =
+        Program { image, argv: vec![c"nexus-init".to_owned(), c"host".to_owned()], env: Vec::new(), stages, fds };
     let mut control = Control::new(pair.ours).map_err(failed("the control socket"))?;
     control.send(&Frame::Plan(frame));
     let layers = Layers {

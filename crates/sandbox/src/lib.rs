@@ -39,12 +39,13 @@ mod outlet;
 mod process;
 pub mod rootfs;
 mod run;
+pub mod supervisor;
 
 pub use armed::Armed;
 pub use container::{ContainerSettings, ImagePull};
 pub use cwd::{CwdError, WorkspaceCwd};
 pub use darwinautomation::{ConsentReader, DarwinSettings, Machine, Permission, Permissions};
-pub use drivers::{Driver, DriverSettings, Drivers, DriversError, Owner, RootSource, Starts};
+pub use drivers::{Driver, DriverSettings, Drivers, DriversError, HostHelper, Owner, RootSource, Starts};
 pub use environment::{BaseEnvironment, Environment, EnvironmentError, ProxyVariables};
 pub use exit::{EndedBy, Exit, Stop, StopReason, Usage, exit_code};
 pub use handle::{LaunchError, READY_TIMEOUT, RunHandle};

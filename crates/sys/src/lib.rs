@@ -31,6 +31,7 @@ pub mod netns;
 #[cfg(target_os = "linux")]
 pub mod owner;
 pub mod pipe;
+pub mod processes;
 #[cfg(target_os = "linux")]
 pub mod quota;
 #[cfg(target_os = "linux")]

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 
 use crate::consent::Answers;
+use crate::processes::Entry;
 
 /// Through which scripts drive the desktop.
 const SYSTEM_EVENTS: &[u8] = b"com.apple.systemevents";
@@ -65,4 +66,39 @@ pub(crate) fn memory_bytes() -> std::io::Result<u64> {
         libc::sysctlbyname(c"hw.memsize".as_ptr(), (&raw mut bytes).cast(), &raw mut size, std::ptr::null_mut(), 0)
     };
     if result == 0 { Ok(bytes) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Every process of this user's, and what can be seen of others (libproc.h).
+#[allow(unsafe_code)]
+pub(crate) fn processes() -> Vec<Entry> {
+    // Room for those that are made meanwhile.
+    const MORE: usize = 64;
+    // SAFETY: without a buffer the call only counts.
+    let count = usize::try_from(unsafe { libc::proc_listallpids(std::ptr::null_mut(), 0) }).unwrap_or(0);
+    let mut pids = vec![0_i32; count + MORE];
+    let bytes = i32::try_from(size_of_val(pids.as_slice())).unwrap_or(0);
+    // SAFETY: the buffer is as large as said, in bytes.
+    let listed = unsafe { libc::proc_listallpids(pids.as_mut_ptr().cast(), bytes) };
+    pids.truncate(usize::try_from(listed).unwrap_or(0));
+    pids.into_iter().filter_map(process).collect()
+}
+
+#[allow(unsafe_code)]
+fn process(pid: i32) -> Option<Entry> {
+    /// `SZOMB` (sys/proc.h).
+    const ZOMBIE: u32 = 5;
+    let size = i32::try_from(size_of::<libc::proc_bsdinfo>()).ok()?;
+    // SAFETY: the struct is plain numbers, as large as said, and read only where the kernel says that it has filled it.
+    let info = unsafe {
+        let mut info: libc::proc_bsdinfo = std::mem::zeroed();
+        let got = libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, 0, (&raw mut info).cast(), size);
+        (got == size).then_some(info)?
+    };
+    Some(Entry {
+        pid,
+        parent: i32::try_from(info.pbi_ppid).ok()?,
+        group: i32::try_from(info.pbi_pgid).ok()?,
+        began: info.pbi_start_tvsec.saturating_mul(1_000_000).saturating_add(info.pbi_start_tvusec),
+        is_zombie: info.pbi_status == ZOMBIE,
+    })
 }

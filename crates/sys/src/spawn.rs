@@ -15,7 +15,7 @@
 
 use std::ffi::{CString, c_char};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
@@ -87,6 +87,23 @@ pub enum SpawnError {
     /// Too many starts wait, or the thread is gone.
     #[error("the spawning thread takes no further process: {0}")]
     Busy(&'static str),
+}
+
+/// A descriptor that this program was started with, by its number.
+///
+/// # Errors
+/// It was not, or no further descriptor is left.
+#[allow(unsafe_code)]
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the calls take plain numbers, and their results are checked. The number itself stays, closed on exec.
+    let (kept, fd) = unsafe {
+        (libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC), libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0))
+    };
+    if kept < 0 || fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// How a process ended.

@@ -12,7 +12,7 @@ use nexusd::config::{Config, LogFormat, LogLevel, Platform};
 use nexusd::daemon::{self, Start};
 use nexusd::engine::Surroundings;
 use nexusd::signals::Signals;
-use sandbox::{ConsentAnswers, DarwinSettings, Machine, Starts};
+use sandbox::{ConsentAnswers, DarwinSettings, HostHelper, Machine, Starts};
 use serde_json::json;
 use testkit::{Output, StubOptions, WorkDir};
 
@@ -55,6 +55,8 @@ fn the_daemon_of_a_mac() {
         container_environment: Vec::new(),
         starts: Starts::Many,
         darwin: DarwinSettings { machine: Machine::apple_silicon(), consent },
+        // As on a Mac, where there is no embedded one.
+        host_helper: HostHelper::Program(env!("CARGO_BIN_EXE_nexusd").into()),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime

@@ -357,7 +357,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::Starts;
+    use crate::{HostHelper, Starts};
 
     fn settings(root: &Path, ca_bundle: Option<PathBuf>) -> DriverSettings {
         DriverSettings {
@@ -371,6 +371,7 @@ mod tests {
             ca_bundle,
             container: Err("not asked for".to_owned()),
             darwin: Err("not asked for".to_owned()),
+            host_helper: HostHelper::Embedded,
             #[cfg(feature = "knockout")]
             knockouts: Vec::new(),
         }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sandbox::{
-    CommandLine, ConsentAnswers, DarwinSettings, Driver, DriverSettings, Drivers, Environment, Exit, LaunchError,
-    Limits, Machine, NetworkPath, PreparedRun, RootSource, RunHandle, RunName, Starts, Stop, Workspace,
+    CommandLine, ConsentAnswers, DarwinSettings, Driver, DriverSettings, Drivers, Environment, Exit, HostHelper,
+    LaunchError, Limits, Machine, NetworkPath, PreparedRun, RootSource, RunHandle, RunName, Starts, Stop, Workspace,
     WorkspaceAccess, WorkspaceCwd, WorkspaceFiles,
 };
 use tempfile::TempDir;
@@ -55,6 +55,7 @@ pub(crate) fn settings(dir: &Path) -> DriverSettings {
         ca_bundle: None,
         container: Err("not asked for".to_owned()),
         darwin: Ok(a_mac()),
+        host_helper: HostHelper::Embedded,
         #[cfg(feature = "knockout")]
         knockouts: Vec::new(),
     }
