@@ -14,7 +14,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-CRATES='conduits sys'
+CRATES='conduits sys guest egress sandbox nexusd mothership'
 TARGET=aarch64-apple-darwin
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/nexus-check-macos
 # Of its own: another compiler makes another standard library and everything else anew.

@@ -282,7 +282,7 @@ impl Logs {
     /// # Errors
     /// No descriptors left, or the log is already sealed.
     pub fn pipe(&self, stream: LogStream) -> io::Result<OwnedFd> {
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let sys::pipe::Pipe { read, write } = sys::pipe::pipe()?;
         rustix::io::ioctl_fionbio(&read, true)?;
         let receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(read)?;
         self.commands

@@ -181,7 +181,7 @@ impl OwnDir {
             let name = entry.file_name();
             let pid =
                 name.to_str().and_then(|name| name.strip_prefix("drivers-")?.split('-').next()?.parse::<u32>().ok());
-            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            if pid.is_some_and(|pid| !sys::processes::lives(pid)) {
                 sys::leftover::end_those_of(&entry.path());
                 std::fs::remove_dir_all(entry.path()).map_err(failed(&entry.path()))?;
             }

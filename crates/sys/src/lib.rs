@@ -18,6 +18,7 @@ pub mod idmap;
 mod kill;
 pub mod leftover;
 pub mod lock;
+pub mod machine;
 #[cfg(target_os = "macos")]
 mod macos;
 #[cfg(target_os = "linux")]

@@ -102,3 +102,20 @@ fn process(pid: i32) -> Option<Entry> {
         is_zombie: info.pbi_status == ZOMBIE,
     })
 }
+
+/// The name of this start of the machine (sysctl(3), `kern.bootsessionuuid`).
+#[allow(unsafe_code)]
+pub(crate) fn boot_id() -> std::io::Result<String> {
+    let mut text = [0_u8; 64];
+    let mut size = text.len();
+    // SAFETY: the name is null-terminated; at most `size` bytes are written to `text`, which lives across the call.
+    let result = unsafe {
+        let name = c"kern.bootsessionuuid".as_ptr();
+        libc::sysctlbyname(name, text.as_mut_ptr().cast(), &raw mut size, std::ptr::null_mut(), 0)
+    };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(text).into_owned())
+}

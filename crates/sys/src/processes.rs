@@ -24,6 +24,14 @@ pub fn all() -> Vec<Entry> {
     from_proc()
 }
 
+/// Whether there is a process of this number, whoever's it is (kill(2) with signal 0). One that has ended and nobody has
+/// collected counts.
+#[must_use]
+pub fn lives(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
+    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
 /// This process's orphaned descendants become its children, where the system has that.
 pub fn adopt_orphans() {
     // Where it cannot be, orphans are found by their group, and by having been seen before.
@@ -98,5 +106,9 @@ mod tests {
         let found = all();
         let entry = found.iter().find(|entry| entry.pid == own).unwrap();
         assert!(!entry.is_zombie && entry.began > 0 && entry.parent > 0);
+        assert!(lives(std::process::id()) && lives(1));
+        for nobody in [0, u32::MAX, (1 << 22) + 1] {
+            assert!(!lives(nobody), "{nobody}");
+        }
     }
 }

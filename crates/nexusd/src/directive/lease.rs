@@ -8,14 +8,19 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+const WITH_SUSPENDED_TIME: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+#[cfg(not(target_os = "linux"))]
+const WITH_SUSPENDED_TIME: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+
 /// A moment on the clock that also counts suspended time, as time since the machine's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(Duration);
 
 impl BootTime {
-    /// Now, by `clock_gettime(CLOCK_BOOTTIME)`.
+    /// Now, by `clock_gettime(CLOCK_BOOTTIME)`; macOS's CLOCK_MONOTONIC is that clock.
     pub fn now() -> Self {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let time = rustix::time::clock_gettime(WITH_SUSPENDED_TIME);
         Self(Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0)))
     }
 }

@@ -1,7 +1,7 @@
 //! How large this machine is, and which configured limits no machine of that size can keep.
 
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
 use super::MIB;
 use crate::config::LimitSettings;
@@ -24,13 +24,9 @@ pub struct Beyond {
 
 impl Machine {
     pub(super) fn read() -> io::Result<Self> {
-        let text = fs::read_to_string("/proc/meminfo")?;
-        let kib = text
-            .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
-            .ok_or_else(|| io::Error::other("it has no MemTotal line"))?;
+        let memory_bytes = sys::machine::memory_bytes()?;
         let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
-        Ok(Self { memory_bytes: kib * 1024, processors })
+        Ok(Self { memory_bytes, processors })
     }
 
     /// The first limit that is too large for this machine, with facilities on a disk of so many bytes.

@@ -7,11 +7,11 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use conduits::FacilityId;
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, ResolveFlags, openat2, renameat_with, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, renameat_with, unlinkat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
@@ -272,8 +272,11 @@ fn listing(dir: BorrowedFd<'_>) -> Result<Dir, Errno> {
     Dir::new(rustix::fs::openat(dir, c".", flags, Mode::empty())?)
 }
 
+#[cfg(target_os = "linux")]
 /// Opens a directory of the same file system, no link followed, and makes it one whose entries its owner may remove.
 fn open_to_empty(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    use rustix::fs::{ResolveFlags, openat2};
+    use std::os::fd::AsRawFd as _;
     let resolve =
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let open = |flags: OFlags| {
@@ -287,6 +290,22 @@ fn open_to_empty(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> 
         rustix::fs::chmodat(CWD, format!("/proc/self/fd/{}", dir.as_raw_fd()), Mode::RWXU, AtFlags::empty())?;
     }
     open(OFlags::RDONLY)
+}
+
+/// The same without openat2: what another user could put in its place meanwhile is nobody's here, where every facility is the
+/// daemon's own user's.
+#[cfg(not(target_os = "linux"))]
+fn open_to_empty(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if stat.st_dev != rustix::fs::fstat(parent)?.st_dev {
+        return Err(Errno::XDEV);
+    }
+    let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+    if is_dir && !Mode::from_raw_mode(stat.st_mode).contains(Mode::RWXU) {
+        rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 #[cfg(test)]

@@ -53,6 +53,8 @@ impl Pipe {
             return;
         }
         self.long = true;
+        // Elsewhere the kernel makes it as long as it needs to be.
+        #[cfg(target_os = "linux")]
         if let Err(error) = rustix::pipe::fcntl_setpipe_size(&self.receiver, LONG_PIPE_BYTES) {
             tracing::debug!(%error, "the pipe keeps its length");
         }

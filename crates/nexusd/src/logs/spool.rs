@@ -409,8 +409,5 @@ pub(super) fn segment_path(dir: &Path, id: u32) -> PathBuf {
 /// Which boot of the machine this is (random(4)); zero where the system does not say.
 pub(crate) fn boot_id() -> [u8; 16] {
     static THIS: OnceLock<[u8; 16]> = OnceLock::new();
-    *THIS.get_or_init(|| {
-        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        text.trim().parse::<uuid::Uuid>().map_or([0; 16], uuid::Uuid::into_bytes)
-    })
+    *THIS.get_or_init(|| sys::machine::boot_id().parse::<uuid::Uuid>().map_or([0; 16], uuid::Uuid::into_bytes))
 }

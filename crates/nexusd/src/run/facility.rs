@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -75,6 +74,20 @@ struct Opened<'a> {
     real: PathBuf,
 }
 
+/// Where an open folder really is.
+#[cfg(target_os = "linux")]
+fn path_of(folder: &fs::File) -> std::io::Result<PathBuf> {
+    use std::os::fd::AsRawFd as _;
+    fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd()))
+}
+
+/// Where an open folder really is (fcntl(2), `F_GETPATH`).
+#[cfg(target_os = "macos")]
+fn path_of(folder: &fs::File) -> std::io::Result<PathBuf> {
+    use std::os::unix::ffi::OsStringExt as _;
+    Ok(std::ffi::OsString::from_vec(rustix::fs::getpath(folder)?.into_bytes()).into())
+}
+
 impl<'a> Opened<'a> {
     fn of(named: &'a Path) -> Result<Self, RunError> {
         let fail = |what| move |source| RunError::Folder { what, path: named.to_owned(), source };
@@ -82,7 +95,7 @@ impl<'a> Opened<'a> {
         let folder = fs::OpenOptions::new().read(true).custom_flags(directory).open(named);
         let folder = folder.map_err(fail("open --facility"))?;
         let meta = folder.metadata().map_err(fail("read --facility"))?;
-        let real = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(fail("find --facility"))?;
+        let real = path_of(&folder).map_err(fail("find --facility"))?;
         Ok(Self { named, folder, meta, real })
     }
 

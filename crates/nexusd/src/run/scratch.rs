@@ -16,11 +16,24 @@ const PREFIX: &str = "nexusd-run-";
 /// Where Linux keeps POSIX shared memory: a tmpfs that everybody may make folders in (shm_overview(7)).
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// `f_type` of a tmpfs (statfs(2)).
-const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
-
 /// How deep folders are opened up again that the command closed to itself.
 const MAX_DEPTH: usize = 128;
+
+/// Whether a folder is in memory, and programs may be executed from it.
+#[cfg(target_os = "linux")]
+fn is_executable_memory(folder: &Path) -> bool {
+    use rustix::fs::{FsWord, StatVfsMountFlags, statfs, statvfs};
+    /// `f_type` of a tmpfs (statfs(2)).
+    const TMPFS_MAGIC: FsWord = 0x0102_1994;
+    statvfs(folder).is_ok_and(|stat| !stat.f_flag.contains(StatVfsMountFlags::NOEXEC))
+        && statfs(folder).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC)
+}
+
+/// Other systems have no such place that is there by itself.
+#[cfg(not(target_os = "linux"))]
+const fn is_executable_memory(_: &Path) -> bool {
+    false
+}
 
 /// A folder of the run's own that is gone when the value is.
 #[derive(Debug)]
@@ -65,10 +78,7 @@ impl Scratch {
     /// The host's place for files in memory, where it is one that programs may be executed from: the sandbox's ssh does.
     pub(super) fn shared_memory() -> Option<&'static Path> {
         let shared = Path::new(SHARED_MEMORY);
-        let usable = rustix::fs::statvfs(shared)
-            .is_ok_and(|stat| !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
-            && rustix::fs::statfs(shared).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC);
-        usable.then_some(shared)
+        is_executable_memory(shared).then_some(shared)
     }
 
     /// Where it is.
@@ -92,7 +102,7 @@ fn remove_abandoned(parent: &Path, given_to: u32) {
     let Ok(listing) = fs::read_dir(parent) else { return };
     for entry in listing.flatten() {
         let name = entry.file_name();
-        let dead = name.to_str().and_then(owner_of).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        let dead = name.to_str().and_then(owner_of).is_some_and(|pid| !sys::processes::lives(pid));
         let is_ours = |owner| owner == sys::user::effective_uid() || owner == given_to;
         // Names first: temporary folders are full of others' files.
         if dead && entry.metadata().is_ok_and(|meta| meta.is_dir() && is_ours(meta.uid())) {

@@ -23,9 +23,6 @@ const READ_BYTES: usize = 64 * 1024;
 /// (SIGTTIN).
 const FOREGROUND_EVERY: Duration = Duration::from_millis(500);
 
-/// `/dev/null`, on every Linux.
-const NULL_DEVICE: (u32, u32) = (1, 3);
-
 /// Moves the input to the command, as long as it is awaited.
 #[derive(Debug)]
 pub(super) struct Pump {
@@ -41,6 +38,11 @@ enum Source {
     File(File),
 }
 
+/// Whether a device's number is the null device's.
+fn is_null(device: u64) -> bool {
+    std::fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == device)
+}
+
 /// The pipe's end for the command, and what fills it. `None` where there is no input: the command then has `/dev/null`.
 ///
 /// # Errors
@@ -48,8 +50,7 @@ enum Source {
 pub(super) fn open(input: BorrowedFd<'_>) -> io::Result<Option<(OwnedFd, Pump)>> {
     let file = File::from(input.try_clone_to_owned()?);
     let meta = file.metadata()?;
-    let device = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
-    if meta.file_type().is_char_device() && device == NULL_DEVICE {
+    if meta.file_type().is_char_device() && is_null(meta.rdev()) {
         return Ok(None);
     }
     let file = if meta.file_type().is_fifo() || meta.file_type().is_char_device() { unshared(file) } else { file };

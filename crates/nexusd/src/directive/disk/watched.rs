@@ -5,8 +5,10 @@
 //! as the directive still may take, or after a while in any case, since others may have freed some meanwhile. The decision is a pure function
 //! ([`LastWalk::next_is_due`]).
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +62,7 @@ impl LastWalk {
 impl Watched {
     /// Measures the facility.
     pub(super) async fn begin(facility: Arc<OwnedFd>) -> Result<Self, UsageError> {
-        let device = rustix::fs::fstat(&facility).map_err(io::Error::from)?.st_dev;
+        let device = File::from(facility.try_clone()?).metadata()?.dev();
         let before = measured(Arc::clone(&facility), Vec::new(), device).await?;
         Ok(Self { facility, device, before })
     }
