@@ -7,6 +7,7 @@ pub(crate) mod connect;
 pub(crate) mod container;
 pub(crate) mod errors;
 pub(crate) mod file;
+pub(crate) mod join;
 pub(crate) mod landlock;
 pub(crate) mod memory;
 pub(crate) mod os;
@@ -69,6 +70,11 @@ struct Supervisor {
 pub(crate) fn supervise(mode: Mode) -> i32 {
     // Nothing beside this process may read its memory or take its descriptors (ptrace(2), pidfd_getfd(2), /proc/1/fd).
     os::set_not_dumpable();
+    // It signals everything that it sees.
+    if mode == Mode::Container && os::own_pid() != 1 {
+        complain("nexus: the helper is not the container's first process: another init or PID namespace was asked for");
+        return 1;
+    }
     if mode == Mode::Host {
         // End of file on the control socket says that the daemon is gone; then the tree is killed, and not before.
         os::live_without_parent();
@@ -197,10 +203,13 @@ impl Supervisor {
         Some(0)
     }
 
-    /// Kills everything. In a sandbox the kernel does, when this process ends.
+    /// Kills everything. In a sandbox the kernel does, when this process ends; in a container the daemon hears that end before,
+    /// for the kernel closes the control socket first.
     fn kill_all(&mut self) {
-        if self.mode == Mode::Host {
-            tree::kill_descendants();
+        match self.mode {
+            Mode::Sandbox => {}
+            Mode::Container => tree::kill_namespace(),
+            Mode::Host => tree::kill_descendants(),
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! nexus-init sandbox            PID 1: when it ends, everything ends
-//! nexus-init container          the same in a container, which ends with the control socket
+//! nexus-init container [SOCKET] the same in a container, which ends with the control socket; it gets that over SOCKET
 //! nexus-init host               a subreaper: collects what the command leaves behind, and kills it
 //! nexus-init connect HOST PORT  ProxyCommand: joins stdin and stdout to HOST:PORT through the proxy
 //! nexus-init probe KIND …       tries what a sandbox must not let happen, for `nexusd doctor --prove`
@@ -43,11 +43,15 @@ fn run(arguments: &[&[u8]]) -> i32 {
     match arguments {
         [b"sandbox"] => init::supervise(init::Mode::Sandbox),
         [b"container"] => init::supervise(init::Mode::Container),
+        [b"container", socket] => match init::join::join(socket) {
+            true => init::supervise(init::Mode::Container),
+            false => 1,
+        },
         [b"host"] => init::supervise(init::Mode::Host),
         [b"connect", host, port] => connect::run(host, port),
         [b"probe", probe @ ..] => probe::run(probe),
         _ => {
-            init::complain("usage: nexus-init sandbox | container | host | connect HOST PORT | probe KIND ...");
+            init::complain("usage: nexus-init sandbox | container [SOCKET] | host | connect HOST PORT | probe KIND ...");
             2
         }
     }

@@ -1,10 +1,13 @@
 //! Bytes and descriptors from a socket whose other end is not trusted (unix(7), SCM_RIGHTS).
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 
 /// Most descriptors that are taken with one read. Further ones are closed.
 pub const MAX_FDS: usize = 4;
@@ -38,6 +41,28 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> 
     Ok(message.bytes)
 }
 
+/// Sends bytes with descriptors, all of the first or none: what fits into an empty socket.
+///
+/// # Errors
+/// As sendmsg(2), or there are more than [`MAX_FDS`].
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if fds.len() > MAX_FDS || !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::WriteZero)) }
+}
+
+/// The user of the process that connected to a socket (unix(7), SO_PEERCRED), as this process sees it.
+///
+/// # Errors
+/// It is no Unix socket.
+pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw())
+}
+
 /// A pair of connected stream sockets, close-on-exec; `ours` is non-blocking.
 #[derive(Debug)]
 pub struct SocketPair {
@@ -60,9 +85,7 @@ pub fn socket_pair() -> io::Result<SocketPair> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::io::{IoSlice, Read, Write};
-
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::io::{Read, Write};
 
     use super::*;
 

@@ -21,6 +21,7 @@ const O_PATH: i32 = 0o10_000_000;
 const LOCK_EX_NB: i32 = 2 | 4;
 
 const F_SETFD: i32 = 2;
+const F_DUPFD_CLOEXEC: i32 = 1030;
 const FD_CLOEXEC: i32 = 1;
 
 /// struct linux_dirent64: a number, an offset, the entry's length, its kind, its name.
@@ -53,6 +54,19 @@ pub(crate) fn close_from(first: i32) {
 pub(crate) fn close_on_exec(fd: i32) {
     // SAFETY: no memory is passed.
     unsafe { call!(FCNTL, fd, F_SETFD, FD_CLOEXEC) }.best_effort();
+}
+
+/// Another descriptor of the same, the first free one from `first` on, closed at exec.
+pub(crate) fn duplicate_from(fd: i32, first: i32) -> Result<i32, Errno> {
+    // SAFETY: no memory is passed.
+    let other = unsafe { call!(FCNTL, fd, F_DUPFD_CLOEXEC, first) }?;
+    i32::try_from(other).map_err(|_| Errno::EBADF)
+}
+
+/// Makes `place` the same descriptor as `fd`, kept at exec.
+pub(crate) fn duplicate_to(fd: i32, place: i32) -> Result<(), Errno> {
+    // SAFETY: no memory is passed.
+    unsafe { call!(DUP3, fd, place, 0) }.map(drop)
 }
 
 pub(crate) fn open(path: &CStr, flags: i32) -> Result<Fd, Errno> {

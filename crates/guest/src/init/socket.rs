@@ -7,6 +7,7 @@ use super::clock::TimeSpec;
 use super::file::Fd;
 use super::sys::{BestEffort, Errno, call};
 
+const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const SOCK_STREAM_CLOEXEC: i32 = 1 | 0o2_000_000;
 const SOL_SOCKET: i32 = 1;
@@ -17,7 +18,11 @@ const SCM_RIGHTS: i32 = 1;
 const SHUT_WR: i32 = 1;
 const MSG_DONTWAIT: i32 = 0x40;
 const MSG_NOSIGNAL: i32 = 0x4000;
+const MSG_CMSG_CLOEXEC: i32 = 0x4000_0000;
 const BACKLOG: i32 = 128;
+
+/// Most descriptors that are received at once.
+pub(crate) const MOST_RECEIVED: usize = 4;
 
 /// There is something to read, or the end of it.
 pub(crate) const POLLIN: i16 = 1;
@@ -59,6 +64,13 @@ impl Address {
     }
 }
 
+/// struct sockaddr_un.
+#[repr(C)]
+struct UnixAddress {
+    family: u16,
+    path: [u8; 108],
+}
+
 #[repr(C)]
 struct IoVec {
     base: *const u8,
@@ -84,6 +96,15 @@ struct PassedDescriptor {
     kind: i32,
     fd: i32,
     padding: i32,
+}
+
+/// The same with as many as are received at once.
+#[repr(C)]
+struct ReceivedDescriptors {
+    length: usize,
+    level: i32,
+    kind: i32,
+    fds: [i32; MOST_RECEIVED],
 }
 
 /// Waits until one of the descriptors has something (or is closed), at most `timeout` milliseconds; -1 is for ever.
@@ -154,6 +175,48 @@ pub(crate) fn connect_to(family: u16, address: &[u8], timeout: i32) -> Result<Fd
     // SAFETY: the value and its size live across the call.
     unsafe { call!(GETSOCKOPT, socket.0, SOL_SOCKET, SO_ERROR, &raw mut error, &raw mut size) }?;
     if error == 0 { Ok(socket) } else { Err(Errno(error)) }
+}
+
+/// Connects to the socket of this path.
+pub(crate) fn connect_at(path: &[u8]) -> Result<Fd, Errno> {
+    let mut address = UnixAddress { family: AF_UNIX, path: [0; 108] };
+    // The last byte stays the end of the path.
+    if path.len() >= address.path.len() {
+        return Err(Errno::EINVAL);
+    }
+    for (place, byte) in address.path.iter_mut().zip(path) {
+        *place = *byte;
+    }
+    // SAFETY: no memory is passed to the first; the address lives across the second and is as large as said.
+    unsafe {
+        let socket = Fd::from_call(call!(SOCKET, i32::from(AF_UNIX), SOCK_STREAM_CLOEXEC, 0))?;
+        call!(CONNECT, socket.0, &raw const address, size_of::<UnixAddress>())?;
+        Ok(socket)
+    }
+}
+
+/// Waits for a message with descriptors; they, and how many of them there are. They are close-on-exec.
+pub(crate) fn receive_descriptors(socket: i32) -> Result<([i32; MOST_RECEIVED], usize), Errno> {
+    let mut byte = 0_u8;
+    let part = IoVec { base: (&raw mut byte).cast_const(), length: 1 };
+    let mut received = ReceivedDescriptors { length: 0, level: 0, kind: 0, fds: [-1; MOST_RECEIVED] };
+    let mut message = MessageHeader {
+        name: null_mut(),
+        name_length: 0,
+        parts: &raw const part,
+        part_count: 1,
+        control: (&raw mut received).cast_const().cast(),
+        control_length: size_of::<ReceivedDescriptors>(),
+        flags: 0,
+    };
+    // SAFETY: the message, its one part and its control data live across the call, may be written, and are as long as said.
+    let count = unsafe { call!(RECVMSG, socket, &raw mut message, MSG_CMSG_CLOEXEC) }?;
+    let carried = received.length.saturating_sub(size_of::<ReceivedDescriptors>() - size_of::<[i32; MOST_RECEIVED]>());
+    let is_rights = (received.level, received.kind) == (SOL_SOCKET, SCM_RIGHTS);
+    if count == 0 || !is_rights {
+        return Ok((received.fds, 0));
+    }
+    Ok((received.fds, (carried / size_of::<i32>()).min(MOST_RECEIVED)))
 }
 
 /// Sends what the socket takes at once. Where nobody is at the other end any more, that is an error, no signal.

@@ -57,6 +57,16 @@ pub(crate) fn kill_descendants() {
     }
 }
 
+/// The same of everything in this PID namespace, whose PID 1 this is.
+pub(crate) fn kill_namespace() {
+    let begin = Instant::now();
+    while os::has_children() && begin.elapsed() < HUNT {
+        os::signal_all(os::SIGKILL);
+        while os::wait_any().is_some() {}
+        socket::pause(ROUND);
+    }
+}
+
 /// Whether a descendant has one of this process's pipes open.
 pub(crate) fn descendant_holds(fds: &[i32]) -> bool {
     if !os::has_children() {
