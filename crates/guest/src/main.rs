@@ -51,7 +51,9 @@ fn run(arguments: &[&[u8]]) -> i32 {
         [b"connect", host, port] => connect::run(host, port),
         [b"probe", probe @ ..] => probe::run(probe),
         _ => {
-            init::complain("usage: nexus-init sandbox | container [SOCKET] | host | connect HOST PORT | probe KIND ...");
+            init::complain(
+                "usage: nexus-init sandbox | container [SOCKET] | host | connect HOST PORT | probe KIND ...",
+            );
             2
         }
     }

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use conduits::{DriverKind, InstanceId, SandboxProfile};
 use egress::{AuditError, AuditLog, AuditSettings, EgressCounters, ResolverError, UpstreamError};
 use sandbox::{
-    ContainerSettings, DarwinSettings, Driver, DriverSettings, Drivers, DriversError, Health, HostHelper, ImagePull,
-    Limit, LimitOrigin, Limits, RootSource, Starts,
+    ContainerRuntime, ContainerSettings, DarwinSettings, Driver, DriverSettings, Drivers, DriversError, Health,
+    HostHelper, ImagePull, Limit, LimitOrigin, Limits, RootSource, Starts,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, Config, ContainerRuntime, PullPolicy};
+use crate::config::{self, Config, PullPolicy};
 use crate::directive::admit::HostFacts;
 use crate::facility::{Facilities, Owner};
 use crate::observe::metrics::{EgressSample, Metrics, WorkSource};
@@ -387,15 +387,11 @@ fn container_settings(config: &Config, around: &Surroundings) -> Result<Containe
     if !config.supported_sandbox_profiles.contains(&SandboxProfile::Trusted) {
         return Err("profile trusted is not in supported_sandbox_profiles".to_owned());
     }
-    match container.runtime {
-        ContainerRuntime::Podman => {}
-        ContainerRuntime::Docker => {
-            return Err(
-                "container.runtime docker: this build of nexusd has no driver for Docker: use podman".to_owned()
-            );
-        }
-    }
     Ok(ContainerSettings {
+        runtime: match container.runtime {
+            config::ContainerRuntime::Podman => ContainerRuntime::Podman,
+            config::ContainerRuntime::Docker => ContainerRuntime::Docker,
+        },
         program: container.runtime.as_str().into(),
         image: container.image.clone(),
         pull: match container.pull {

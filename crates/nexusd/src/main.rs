@@ -27,11 +27,16 @@ const READER_GONE: u8 = 128 + 13;
 
 /// What a container engine is given of nexusd's own environment: where its files are, and how it reaches registries. The
 /// container gets none of it.
-const CONTAINER_VARIABLES: [&str; 19] = [
+const CONTAINER_VARIABLES: [&str; 24] = [
     "CONTAINERS_CONF",
     "CONTAINERS_REGISTRIES_CONF",
     "CONTAINERS_STORAGE_CONF",
     "DBUS_SESSION_BUS_ADDRESS",
+    "DOCKER_CERT_PATH",
+    "DOCKER_CONFIG",
+    "DOCKER_CONTEXT",
+    "DOCKER_HOST",
+    "DOCKER_TLS_VERIFY",
     "HOME",
     "HTTPS_PROXY",
     "HTTP_PROXY",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sys::cgroup::Group;
 use sys::spawn::{Program, Spawner};
 
-use crate::container::Trace;
+use crate::container::{Meeting, Trace};
 use crate::control::Control;
 use crate::outlet::Outlet;
 use crate::{LaunchError, Layers, RunHandle, process};
@@ -35,6 +35,8 @@ pub(crate) struct Around {
     pub(crate) explain: fn(&str) -> String,
     /// How long the set-up may take.
     pub(crate) ready_within: Duration,
+    /// Where the helper comes for its descriptors, until it has come.
+    pub(crate) meeting: Option<Meeting>,
     /// The container that may be left where its end is not orderly.
     pub(crate) trace: Option<Trace>,
 }

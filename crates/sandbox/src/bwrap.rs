@@ -203,6 +203,7 @@ impl Bwrap {
             timeout,
             explain: explain::explain,
             ready_within: READY_TIMEOUT,
+            meeting: None,
             trace: None,
         };
         Ok(Armed::new(program, around))

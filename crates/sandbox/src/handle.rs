@@ -43,6 +43,10 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 /// What is said of a socket that comes a second time, or to a run without a proxy.
 const UNASKED: &str = "the sandbox's helper sent a socket that nobody asked for";
 
+/// What is said of a container that never came.
+const NOBODY_CAME: &str = ": nothing in the container connected to nexusd; the engine must run on this machine and in its file \
+                           system (docker context, DOCKER_HOST)";
+
 /// Most of the engine's own messages that is kept.
 const MAX_DIAGNOSTICS: usize = 4096;
 
@@ -157,10 +161,34 @@ impl RunHandle {
     /// The sandbox could not be set up; what there is of it is killed when the handle is dropped.
     pub async fn ready(&mut self) -> Result<(), LaunchError> {
         let within = self.around.ready_within;
-        match timeout(within, self.set_up()).await {
+        let meets = self.around.meeting.is_some();
+        let met = &mut false;
+        let set_up = async {
+            self.meet().await?;
+            *met = true;
+            self.set_up().await
+        };
+        match timeout(within, set_up).await {
             Ok(result) => result,
-            Err(_) => Err(LaunchError::TimedOut { seconds: within.as_secs(), said: with_colon(&self.diagnostics()) }),
+            Err(_) => {
+                let missed = if meets && !*met { NOBODY_CAME } else { "" };
+                let said = format!("{missed}{}", with_colon(&self.diagnostics()));
+                Err(LaunchError::TimedOut { seconds: within.as_secs(), said })
+            }
         }
+    }
+
+    /// Waits for the helper where it has to come for its descriptors.
+    async fn meet(&mut self) -> Result<(), LaunchError> {
+        let Some(meeting) = self.around.meeting.take() else { return Ok(()) };
+        let gone = tokio::select! {
+            biased;
+            met = meeting.hand_over() => {
+                return met.map_err(|error| LaunchError::SetUp(format!("the container's socket: {error}")));
+            }
+            status = self.process.ended() => status.ok(),
+        };
+        Err(LaunchError::SetUp(self.engine_failure(gone)))
     }
 
     async fn set_up(&mut self) -> Result<(), LaunchError> {

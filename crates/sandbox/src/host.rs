@@ -78,6 +78,7 @@ pub(crate) fn arm(engine: &Engine, driver: &'static str, run: PreparedRun) -> Re
             timeout,
             explain,
             ready_within: READY_TIMEOUT,
+            meeting: None,
             trace: None,
         },
     ))

@@ -42,7 +42,7 @@ mod run;
 pub mod supervisor;
 
 pub use armed::Armed;
-pub use container::{ContainerSettings, ImagePull};
+pub use container::{ContainerRuntime, ContainerSettings, ImagePull};
 pub use cwd::{CwdError, WorkspaceCwd};
 pub use darwinautomation::{ConsentReader, DarwinSettings, Machine, Permission, Permissions};
 pub use drivers::{Driver, DriverSettings, Drivers, DriversError, HostHelper, Owner, RootSource, Starts};

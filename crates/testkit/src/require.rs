@@ -294,6 +294,21 @@ impl Containers {
         ]
     }
 
+    /// A `docker` in a folder of this name in `dir`, which takes Docker's command line and runs its containers by podman.
+    ///
+    /// # Panics
+    /// It cannot be written.
+    #[must_use]
+    pub fn docker_in(&self, dir: &Path) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = dir.join("docker-bin");
+        std::fs::create_dir_all(&folder).unwrap();
+        let program = folder.join("docker");
+        std::fs::write(&program, include_str!("docker.py")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    }
+
     /// podman, ready to be asked something.
     #[must_use]
     pub fn podman(&self) -> Command {

@@ -107,9 +107,14 @@ impl Facts {
         self.offers(SandboxProfile::Trusted)
     }
 
-    /// The engine's command.
+    /// What runs containers.
+    pub(super) fn engine_kind(&self) -> ContainerRuntime {
+        self.config.as_ref().map_or(ContainerRuntime::Podman, |config| config.container.runtime)
+    }
+
+    /// Its command.
     pub(super) fn engine_name(&self) -> &'static str {
-        self.config.as_ref().map_or(ContainerRuntime::Podman, |config| config.container.runtime).as_str()
+        self.engine_kind().as_str()
     }
 
     pub(super) fn image(&self) -> &str {
@@ -229,7 +234,7 @@ async fn container(needed: bool, drivers: Result<&Drivers, String>) -> Container
     };
     match health.reason {
         None => Container::Works,
-        Some(why) if why.contains("image not known") => Container::NoImage,
+        Some(why) if ["image not known", "No such image"].iter().any(|words| why.contains(words)) => Container::NoImage,
         Some(why) if why.contains(" is not found: ") => Container::NotAsked,
         Some(why) => Container::Broken(why),
     }

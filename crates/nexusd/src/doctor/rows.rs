@@ -139,22 +139,21 @@ fn socat(facts: &Facts) -> Row {
 }
 
 fn engine(facts: &Facts) -> Row {
+    let name = facts.engine_name();
     if !facts.needs_container() {
-        return Row::skip("podman", "not needed (trusted is not offered)");
+        return Row::skip(name, "not needed (trusted is not offered)");
     }
-    let docker = facts.engine_name() == ContainerRuntime::Docker.as_str();
-    let start = if docker { "Docker version" } else { "podman version" };
+    let (start, mend) = match facts.engine_kind() {
+        ContainerRuntime::Docker => ("Docker version", "sudo apt install -y docker.io"),
+        ContainerRuntime::Podman => ("podman version", "sudo apt install -y podman"),
+    };
     match facts.engine.line(start) {
-        Some(line) => Row::pass("podman", line),
-        None if docker => {
-            Row::fail("podman", format!("docker: {}", facts.engine.complaint()), "sudo apt install -y docker.io")
-        }
+        Some(line) => Row::pass(name, line),
         // Nothing was asked for.
-        None if facts.config.is_none() => Row::skip(
-            "podman",
-            format!("{}; profile trusted needs it: sudo apt install -y podman", facts.engine.complaint()),
-        ),
-        None => Row::fail("podman", facts.engine.complaint(), "sudo apt install -y podman"),
+        None if facts.config.is_none() => {
+            Row::skip(name, format!("{}; profile trusted needs it: {mend}", facts.engine.complaint()))
+        }
+        None => Row::fail(name, facts.engine.complaint(), mend),
     }
 }
 
@@ -244,10 +243,17 @@ fn container_functional(facts: &Facts) -> Row {
                 "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER; podman system migrate",
             )
         }
-        Container::Broken(why) => {
-            Row::fail(name, why.as_str(), format!("{engine} run --rm {image} true shows the whole error"))
-        }
+        Container::Broken(why) => match with_mend(why) {
+            Some((why, mend)) => Row::fail(name, why, mend),
+            None => Row::fail(name, why.as_str(), format!("{engine} run --rm {image} true shows the whole error")),
+        },
     }
+}
+
+/// The driver's complaint and its mend, which stands behind it in parentheses, where it knows one.
+fn with_mend(why: &str) -> Option<(&str, &str)> {
+    let (why, mend) = why.strip_suffix(')')?.rsplit_once(" (")?;
+    (!mend.starts_with("os error")).then_some((why, mend))
 }
 
 /// Limits hold by cgroups; without them only the rlimits beneath do. Never a failure by itself: a limit that the

@@ -257,6 +257,30 @@ fn single_facts() {
     };
     let day = 86_400;
     let table = [
+        (
+            "docker without an engine",
+            row(
+                &Facts {
+                    config: with("supported_sandbox_profiles: [trusted]\ncontainer: {runtime: docker}"),
+                    container: Container::Broken(
+                        "docker: Cannot connect to the Docker daemon (sudo systemctl start docker)".to_owned(),
+                    ),
+                    ..base()
+                },
+                "container_functional",
+            ),
+        ),
+        (
+            "docker missing",
+            row(
+                &Facts {
+                    config: with("supported_sandbox_profiles: [trusted]\ncontainer: {runtime: docker}"),
+                    engine: Ran::Missing,
+                    ..base()
+                },
+                "docker",
+            ),
+        ),
         ("podman missing, nothing configured", row(&Facts { engine: Ran::Missing, ..good() }, "podman")),
         (
             "restricted by AppArmor, yet bwrap works",

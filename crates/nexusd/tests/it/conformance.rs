@@ -26,16 +26,19 @@ pub(crate) enum Setting {
     BwrapRootfs,
     ContainerIsolated,
     ContainerHost,
+    /// Docker's command line; the network is isolated.
+    Docker,
     /// As on a Mac, with stand-ins for its tools.
     DarwinStandIns,
 }
 
 impl Setting {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::BwrapHostUsr,
         Self::BwrapRootfs,
         Self::ContainerIsolated,
         Self::ContainerHost,
+        Self::Docker,
         Self::Host,
         Self::DarwinStandIns,
     ];
@@ -49,6 +52,7 @@ impl Setting {
             Self::ContainerIsolated => "container, isolated",
             Self::ContainerHost => "container, host network",
             Self::DarwinStandIns => "darwin-automation (stand-ins)",
+            Self::Docker => "container by docker, isolated",
         }
     }
 
@@ -56,7 +60,7 @@ impl Setting {
         match self {
             Self::Host => "host",
             Self::BwrapHostUsr | Self::BwrapRootfs => "untrusted",
-            Self::ContainerIsolated | Self::ContainerHost => "trusted",
+            Self::ContainerIsolated | Self::ContainerHost | Self::Docker => "trusted",
             Self::DarwinStandIns => "darwin-automation",
         }
     }
@@ -84,9 +88,11 @@ impl Setting {
         );
         match self {
             Self::BwrapRootfs => keys += &format!("bwrap: {{rootfs_path: {}}}\n", test_rootfs().display()),
-            Self::ContainerIsolated | Self::ContainerHost => {
+            Self::ContainerIsolated | Self::ContainerHost | Self::Docker => {
                 let network = if self == Self::ContainerHost { "host" } else { "isolated" };
-                keys += &format!("container: {{image: \"{}\", network: {network}}}\n", Containers::IMAGE);
+                let runtime = if self == Self::Docker { "docker" } else { "podman" };
+                let image = Containers::IMAGE;
+                keys += &format!("container: {{runtime: {runtime}, image: \"{image}\", network: {network}}}\n");
             }
             Self::Host | Self::BwrapHostUsr | Self::DarwinStandIns => {}
         }
@@ -102,7 +108,13 @@ impl Setting {
             } else {
                 program.arg(env!("CARGO_BIN_EXE_nexusd"));
             }
-            program.envs(Containers::of_tests().environment());
+            let containers = Containers::of_tests();
+            program.envs(containers.environment());
+            if self == Self::Docker {
+                let tools = containers.docker_in(dir.path());
+                let path = containers.environment().into_iter().find(|(name, _)| name == "PATH").unwrap().1;
+                program.env("PATH", format!("{}:{path}", tools.parent().unwrap().display()));
+            }
             program
         })
     }
@@ -167,7 +179,7 @@ fn told(setting: Setting, started: Option<&StartedRequest>, ended: Option<&Ended
         return Err(format!("the end says of the network: {:?}", manifest.get("network_enforced")));
     }
     let runs_in = started.runtime_ref.as_ref().and_then(|value| value.as_str()).unwrap_or_default();
-    let is_container = matches!(setting, Setting::ContainerIsolated | Setting::ContainerHost);
+    let is_container = setting.profile() == "trusted";
     if ran && is_container != runs_in.starts_with("container:sha256:") {
         return Err(format!("runtime_ref is {runs_in:?}"));
     }
@@ -222,4 +234,10 @@ async fn container_with_the_hosts_network() {
 async fn darwin_automation_with_stand_ins() {
     require!(Root, Bwrap, Git, Python, Cgroups);
     conforms(Setting::DarwinStandIns).await;
+}
+
+#[tokio::test]
+async fn container_by_docker_s_command_line() {
+    require!(Root, Bwrap, Git, Python, Cgroups, Podman);
+    conforms(Setting::Docker).await;
 }

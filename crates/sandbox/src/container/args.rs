@@ -1,4 +1,4 @@
-//! The arguments of `podman run`: a pure function, snapshot-tested whole (podman-run(1)).
+//! The arguments of `podman run` and `docker run`: a pure function, snapshot-tested whole (podman-run(1), docker-run(1)).
 //!
 //! Values are arguments of their own or parts of one that have been checked: no shell is ever asked.
 
@@ -7,7 +7,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
 use super::limits::Ceilings;
-use super::{ContainerNetwork, ImagePull};
+use super::runtime::ContainerRuntime;
+use super::{ContainerNetwork, ImagePull, meeting};
 use crate::WorkspaceAccess;
 use crate::run::Selected;
 
@@ -26,6 +27,7 @@ const MAX_SHM: u64 = 64 * 1024 * 1024;
 /// Everything the arguments depend on.
 #[derive(Clone, Debug)]
 pub(super) struct Arguments<'a> {
+    pub(super) runtime: ContainerRuntime,
     pub(super) program: &'a Path,
     /// Of the container.
     pub(super) name: &'a str,
@@ -48,6 +50,10 @@ pub(super) struct Arguments<'a> {
     pub(super) selinux: bool,
     /// Whether somebody writes to its standard input.
     pub(super) input: bool,
+    /// Where the helper comes for its descriptors, where the client does not hand them through.
+    pub(super) meeting: Option<&'a Path>,
+    /// Folders that the image wants on the host's disk.
+    pub(super) volumes: &'a [String],
     pub(super) ceilings: &'a Ceilings,
     /// The operator's own.
     pub(super) run_args: &'a [String],
@@ -61,37 +67,54 @@ pub(super) fn arguments(plan: &Arguments<'_>) -> Vec<OsString> {
     args.add([format!("--pull={}", plan.pull.as_str())]);
     // What the helper itself says comes by the client's standard error; nothing is kept on the disk.
     args.add(["--log-driver=none", "--cap-drop=ALL", "--security-opt=no-new-privileges"]);
-    args.add(["--hostname=nexus", "--http-proxy=false", "--systemd=false", "--no-healthcheck", "--init=false"]);
-    // Whatever the host's containers.conf has for those who do not say.
-    args.add(["--pid=private", "--ipc=private", "--uts=private", "--cgroupns=private"]);
-    // What a run writes is bounded where it may write at all: an image's folders that are everybody's, and the volumes that
-    // it asks for, would be on the host's disk.
-    args.add(["--read-only", "--image-volume=ignore"]);
-    args.add([format!("--user={}:{}", plan.uid, plan.gid)]);
-    args.add([if plan.rootless { "--userns=keep-id" } else { "--userns=host" }]);
-    match plan.network {
-        ContainerNetwork::Host => args.add(["--network=host"]),
-        ContainerNetwork::Isolated => {
-            // Else podman copies the host's own names into the container's.
-            args.add(["--network=none", "--no-hosts"]);
-            args.mount(plan.hosts, "/etc/hosts", true, plan.selinux.then_some("shared"));
-        }
+    args.add(["--hostname=nexus", "--no-healthcheck", "--init=false", "--ipc=private", "--cgroupns=private"]);
+    // What a run writes is bounded where it may write at all: an image's folders that are everybody's would be on the
+    // host's disk.
+    args.add(["--read-only".to_owned(), format!("--user={}:{}", plan.uid, plan.gid)]);
+    match plan.runtime {
+        ContainerRuntime::Podman => podman(&mut args, plan),
+        // An engine that maps every container's users elsewhere would keep the facility from its own.
+        ContainerRuntime::Docker => args.add(["--userns=host"]),
     }
+    args.add([match plan.network {
+        ContainerNetwork::Host => "--network=host",
+        ContainerNetwork::Isolated => "--network=none",
+    }]);
     args.0.extend(plan.ceilings.flags().into_iter().map(OsString::from));
     let tmp = plan.ceilings.tmp_bytes;
     for (at, mode) in [("/tmp", 1777), ("/var/tmp", 1777), ("/run", 755)] {
         args.add([format!("--tmpfs={at}:rw,exec,nosuid,nodev,mode={mode},size={tmp}")]);
     }
+    for volume in plan.volumes {
+        args.tmpfs(volume, &format!("tmpfs-size={tmp},tmpfs-mode=0755"));
+    }
     args.add([format!("--shm-size={}", tmp.min(MAX_SHM))]);
     args.mount(plan.helper, HELPER, true, plan.selinux.then_some("shared"));
     workspace(&mut args, plan);
-    args.add(["--workdir=/".to_owned(), format!("--preserve-fds={PRESERVED}"), format!("--entrypoint={HELPER}")]);
+    if let Some(folder) = plan.meeting {
+        args.mount(folder, meeting::FOLDER, true, None);
+    }
+    args.add(["--workdir=/".to_owned(), format!("--entrypoint={HELPER}")]);
+    args.add(plan.run_args);
+    args.add([plan.image, "container"]);
+    args.add(plan.meeting.map(|_| meeting::SOCKET));
+    args.0
+}
+
+/// What podman alone has, or has otherwise where nobody says it.
+fn podman(args: &mut List, plan: &Arguments<'_>) {
+    // Whatever the host's containers.conf has for those who do not say.
+    args.add(["--http-proxy=false", "--systemd=false", "--pid=private", "--uts=private", "--image-volume=ignore"]);
+    args.add([if plan.rootless { "--userns=keep-id" } else { "--userns=host" }]);
+    if plan.network == ContainerNetwork::Isolated {
+        // Else podman copies the host's own names into the container's.
+        args.add(["--no-hosts"]);
+        args.mount(plan.hosts, "/etc/hosts", true, plan.selinux.then_some("shared"));
+    }
+    args.add([format!("--preserve-fds={PRESERVED}")]);
     if plan.input {
         args.add(["--interactive"]);
     }
-    args.add(plan.run_args);
-    args.add([plan.image, "container"]);
-    args.0
 }
 
 fn workspace(args: &mut List, plan: &Arguments<'_>) {
@@ -100,7 +123,7 @@ fn workspace(args: &mut List, plan: &Arguments<'_>) {
         WorkspaceAccess::ReadWrite => args.mount(plan.workspace, "/workspace", false, label),
         WorkspaceAccess::ReadOnly => args.mount(plan.workspace, "/workspace", true, label),
         WorkspaceAccess::Only(selected) => {
-            args.add(["--mount=type=tmpfs,destination=/workspace,tmpfs-size=1048576,tmpfs-mode=0755,ro"]);
+            args.tmpfs("/workspace", "tmpfs-size=1048576,tmpfs-mode=0755,ro");
             for Selected { path, writable } in selected {
                 args.mount(&plan.workspace.join(path.relative()), &path.inside(), !writable, label);
             }
@@ -118,6 +141,13 @@ impl List {
         self.0.extend(words.into_iter().map(|word| OsString::from(word.as_ref())));
     }
 
+    fn tmpfs(&mut self, at: &str, options: &str) {
+        let mut word = OsString::from("--mount=type=tmpfs,");
+        word.push(field("destination=", at.as_ref()));
+        word.push(format!(",{options}"));
+        self.0.push(word);
+    }
+
     fn mount(&mut self, source: &Path, at: &str, read_only: bool, label: Option<&str>) {
         let mut word = OsString::from("--mount=type=bind,");
         word.push(field("source=", source.as_os_str()));
@@ -133,7 +163,7 @@ impl List {
     }
 }
 
-/// A field of a list that podman reads as comma-separated values (RFC 4180, section 2).
+/// A field of a list that both runtimes read as comma-separated values (RFC 4180, section 2).
 fn field(name: &str, value: &OsStr) -> OsString {
     let plain = [name.as_bytes(), value.as_bytes()].concat();
     if !plain.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) {
@@ -155,6 +185,7 @@ mod tests {
 
     fn plan<'a>(access: &'a WorkspaceAccess, ceilings: &'a Ceilings) -> Arguments<'a> {
         Arguments {
+            runtime: ContainerRuntime::Podman,
             program: Path::new("/usr/bin/podman"),
             name: "nexus-d1",
             label: Path::new("/var/lib/nexusd/.nexus/runtime"),
@@ -170,6 +201,8 @@ mod tests {
             rootless: false,
             selinux: false,
             input: false,
+            meeting: None,
+            volumes: &[],
             ceilings,
             run_args: &[],
         }
@@ -207,6 +240,22 @@ mod tests {
             pull: ImagePull::Missing,
             network: ContainerNetwork::Host,
             run_args: &run_args,
+            ..plan(&access, &ceilings)
+        }));
+    }
+
+    #[test]
+    fn a_run_by_docker() {
+        let only = |text: &str, writable| Selected { path: WorkspaceCwd::parse(text).unwrap(), writable };
+        let access = WorkspaceAccess::Only(vec![only("src", false), only("out,x", true)]);
+        let ceilings = Ceilings { memory_bytes: Some(64 << 20), tmp_bytes: 1 << 20, ..Ceilings::default() };
+        let volumes = ["/var/lib/data".to_owned(), "/a,b".to_owned()];
+        insta::assert_snapshot!(lines(&Arguments {
+            runtime: ContainerRuntime::Docker,
+            program: Path::new("/usr/bin/docker"),
+            meeting: Some(Path::new("/var/lib/nexusd/.nexus/runtime/drivers-1-0/meet-0")),
+            volumes: &volumes,
+            input: true,
             ..plan(&access, &ceilings)
         }));
     }

@@ -1,12 +1,33 @@
-//! Podman's own messages, with the command that mends what they complain about.
+//! A runtime's own messages, with the command that mends what they complain about.
 
-/// What a message says, and what mends it; the first that fits counts.
+use super::runtime::ContainerRuntime;
+
+/// What a message says, and what mends it; the first that fits counts. `ENGINE` is the runtime's command.
 const MENDS: &[(&[&str], &str)] = &[
+    (
+        &["Cannot connect to the Docker daemon", "failed to connect to the docker API"],
+        "start Docker's engine on this machine: sudo systemctl start docker",
+    ),
+    (
+        &[
+            "permission denied while trying to connect to the Docker daemon",
+            "permission denied while trying to connect to the docker API",
+        ],
+        "sudo usermod --append --groups docker of nexusd's user, which makes that user as good as root",
+    ),
+    (
+        &["context not found", "docker context"],
+        "docker context use default, or DOCKER_CONTEXT and DOCKER_HOST of nexusd's unit",
+    ),
+    (
+        &["bind source path does not exist"],
+        "Docker's engine does not see nexusd's files: it must run on this machine and in its file system",
+    ),
     (&["could not find \"netavark\""], "sudo apt install -y netavark"),
     (&["no space left on device", "disk quota exceeded"], "make room where the engine keeps images and containers"),
     (
-        &["image not known", "no such image", "unable to find a name and tag match", "short-name"],
-        "podman pull the image as this user, or set container.pull: missing",
+        &["image not known", "no such image", "No such image", "unable to find a name and tag match", "short-name"],
+        "ENGINE pull the image as this user, or set container.pull: missing",
     ),
     (
         &["invalid reference format", "repository name must be lowercase", "must be lowercase"],
@@ -18,13 +39,13 @@ const MENDS: &[(&[&str], &str)] = &[
     ),
     (
         &["unauthorized", "authentication required", "access to the resource is denied", ": denied"],
-        "the registry does not give it to this user: check container.image, or podman login as this user",
+        "the registry does not give it to this user: check container.image, or ENGINE login as this user",
     ),
     (
         &["manifest unknown", "not found: manifest", "name unknown", "repository name not known"],
         "the registry has no such image or tag: check container.image",
     ),
-    (&["too many requests", "toomanyrequests"], "the registry asks for patience: podman pull it once, or podman login"),
+    (&["too many requests", "toomanyrequests"], "the registry asks for patience: ENGINE pull it once, or ENGINE login"),
     (
         &["x509: ", "tls: ", "server gave HTTP response to HTTPS client"],
         "the registry's TLS is not trusted: certs.d of this machine's containers, or insecure in registries.conf",
@@ -58,18 +79,31 @@ const MENDS: &[(&[&str], &str)] = &[
 const MAX_VERDICT: usize = 600;
 
 /// The message, and the mend where it is known.
-pub(super) fn explain(said: &str) -> String {
-    let verdict = verdict(said);
+pub(super) fn explain(runtime: ContainerRuntime, said: &str) -> String {
+    let (engine, verdict) = (runtime.as_str(), verdict(said));
     let known = MENDS.iter().find(|(words, _)| words.iter().any(|word| said.contains(word)));
-    known.map_or_else(|| format!("podman: {verdict}"), |(_, mend)| format!("podman: {verdict} ({mend})"))
+    let mend = known.map(|(_, mend)| format!(" ({})", mend.replace("ENGINE", engine)));
+    format!("{engine}: {verdict}{}", mend.unwrap_or_default())
+}
+
+/// [`explain`] for one that is known already.
+pub(super) fn explainer(runtime: ContainerRuntime) -> fn(&str) -> String {
+    match runtime {
+        ContainerRuntime::Podman => |said| explain(ContainerRuntime::Podman, said),
+        ContainerRuntime::Docker => |said| explain(ContainerRuntime::Docker, said),
+    }
 }
 
 /// The line that says what is wrong: one that calls itself an error, or the last; before it are warnings and progress.
 fn verdict(said: &str) -> String {
-    let mut lines = said.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    // Docker's client goes on to where its help is.
+    let hint = |line: &&str| !(line.ends_with("for more information") || line.starts_with("See 'docker"));
+    let mut lines = said.lines().rev().map(str::trim).filter(|line| !line.is_empty()).filter(hint);
     let last = lines.clone().next().unwrap_or_default();
-    let line = lines.find(|line| line.starts_with("Error: ")).unwrap_or(last);
-    let line = line.strip_prefix("Error: ").unwrap_or(line);
+    let mut line = lines.find(|line| line.starts_with("Error: ")).unwrap_or(last);
+    for opening in ["Error: ", "docker: ", "Error response from daemon: "] {
+        line = line.strip_prefix(opening).unwrap_or(line);
+    }
     // What podman logs (logrus): time="…" level=error msg="…".
     let logged = line.strip_prefix("time=").and_then(|line| line.split_once(" msg="));
     let text = logged.map_or(line.to_owned(), |(_, text)| text.trim_matches('"').replace("\\\"", "\""));
@@ -78,6 +112,7 @@ fn verdict(said: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::ContainerRuntime::{Docker, Podman};
     use super::explain;
 
     #[test]
@@ -107,9 +142,31 @@ mod tests {
             ("", "podman: "),
         ];
         for (said, begins) in table {
-            assert!(explain(said).contains(begins), "{said:?}: {}", explain(said));
+            assert!(explain(Podman, said).contains(begins), "{said:?}: {}", explain(Podman, said));
         }
-        assert!(!explain("Error: runc: something else").contains('('));
-        assert!(explain(&"x".repeat(100_000)).len() < 1000);
+        assert!(!explain(Podman, "Error: runc: something else").contains('('));
+        assert!(explain(Podman, &"x".repeat(100_000)).len() < 1000);
+    }
+
+    #[test]
+    fn what_docker_says() {
+        let table = [
+            (
+                "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?\n",
+                "docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running? (start",
+            ),
+            (
+                "docker: Error response from daemon: something else.\n\nRun 'docker run --help' for more information\n",
+                "docker: something else.",
+            ),
+            ("Error response from daemon: No such image: x:1\n", "docker: No such image: x:1 (docker pull the image"),
+            (
+                "docker: Error response from daemon: invalid mount config for type \"bind\": bind source path does not exist: /x.\nSee 'docker run --help'.\n",
+                "in its file system",
+            ),
+        ];
+        for (said, begins) in table {
+            assert!(explain(Docker, said).contains(begins), "{said:?}: {}", explain(Docker, said));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Limits of a container: flags of the engine's, for it makes the cgroup.
 
-use super::podman::Facts;
+use super::runtime::{ContainerRuntime, Facts};
 use crate::limits::Limit;
 use crate::{LaunchError, LimitLayer, Limits};
 
@@ -34,16 +34,18 @@ impl Ceilings {
     ///
     /// # Errors
     /// A named limit cannot be kept.
-    pub(super) fn of(limits: &Limits, facts: &Facts, own: Own) -> Result<(Self, Vec<LimitLayer>), LaunchError> {
+    pub(super) fn of(
+        runtime: ContainerRuntime,
+        limits: &Limits,
+        facts: &Facts,
+        own: Own,
+    ) -> Result<(Self, Vec<LimitLayer>), LaunchError> {
         let mut layers = Vec::new();
         let mut by_cgroup = |name: &'static str, controller: &str, limit: Option<Limit>| {
-            let Some(limit) = limit else { return Ok(None) };
-            let kept = facts.limits_by(controller);
-            if let (Err(reason), true) = (&kept, limit.is_named()) {
-                return Err(LaunchError::Limit { limit: name, reason: reason.clone() });
-            }
-            layers.push(LimitLayer { name, value: limit.value, by: kept.is_ok().then_some("cgroup") });
-            Ok(kept.is_ok().then_some(limit.value))
+            let Some(limit) = limit else { return Ok::<_, LaunchError>(None) };
+            let kept = facts.keep(runtime, name, controller, limit.is_named())?;
+            layers.push(LimitLayer { name, value: limit.value, by: kept.then_some("cgroup") });
+            Ok(kept.then_some(limit.value))
         };
         let memory_bytes = by_cgroup("memory_bytes", "memory", limits.memory_bytes)?;
         let cpu_millicores = by_cgroup("cpu_millicores", "cpu", limits.cpu_millicores)?;
@@ -97,8 +99,8 @@ mod tests {
             (facts(2, true, &["pids"]), false),
         ];
         for (facts, kept) in table {
-            assert_eq!(Ceilings::of(&named, &facts, OWN).is_ok(), kept, "{facts:?}");
-            let (ceilings, layers) = Ceilings::of(&default, &facts, OWN).unwrap();
+            assert_eq!(Ceilings::of(ContainerRuntime::Podman, &named, &facts, OWN).is_ok(), kept, "{facts:?}");
+            let (ceilings, layers) = Ceilings::of(ContainerRuntime::Podman, &default, &facts, OWN).unwrap();
             assert_eq!(ceilings.memory_bytes.is_some(), kept, "{facts:?}");
             assert_eq!(layers[0].by, kept.then_some("cgroup"), "{facts:?}");
         }
@@ -107,7 +109,7 @@ mod tests {
     #[test]
     fn nobody_gets_more_than_the_daemon() {
         let limits = Limits { nofile: Some(Limit::named(1 << 20)), ..Limits::default() };
-        let (ceilings, layers) = Ceilings::of(&limits, &facts(2, false, &[]), OWN).unwrap();
+        let (ceilings, layers) = Ceilings::of(ContainerRuntime::Podman, &limits, &facts(2, false, &[]), OWN).unwrap();
         assert_eq!(ceilings.nofile, Some(20_000));
         assert_eq!(layers, [LimitLayer { name: "nofile", value: 20_000, by: Some("rlimit") }]);
         assert!(ceilings.flags().contains(&"--ulimit=nproc=30000:30000".to_owned()));

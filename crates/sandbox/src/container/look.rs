@@ -1,10 +1,10 @@
-//! Whether containers work here: what podman says of the host and the image, a real container, and what is left of others.
+//! Whether containers work here: what the runtime says of the host and the image, a real container, and what is left of others.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::podman::Found;
+use super::runtime::Found;
 use super::{Container, Known};
 use crate::engine::Engine;
 use crate::run::{NetworkPath, PreparedRun, WorkspaceFiles};
@@ -16,10 +16,10 @@ use crate::{
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Container {
-    /// Looks at podman and the image anew, and removes what is left of runs that did not end as they should.
+    /// Looks at the runtime and the image anew, and removes what is left of runs that did not end as they should.
     pub(crate) async fn health(&self, engine: &Engine) -> Health {
         let mut details = BTreeMap::from([
-            ("program".to_owned(), self.podman.program.display().to_string()),
+            ("program".to_owned(), self.cli.program.display().to_string()),
             ("image".to_owned(), self.settings.image.clone()),
         ]);
         let (version, reason) = match self.look(engine).await {
@@ -28,9 +28,9 @@ impl Container {
                 if let Some(image) = &known.image {
                     details.insert("digest".to_owned(), image.digest.clone());
                 }
-                (format!("podman version {}", known.facts.version), None)
+                (self.cli.runtime.version_line(&known.facts.version), None)
             }
-            Err(reason) => (engine.version_of(&self.podman.program).await, Some(reason)),
+            Err(reason) => (engine.version_of(&self.cli.program).await, Some(reason)),
         };
         Health { healthy: reason.is_none(), version, reason, details }
     }
@@ -50,13 +50,13 @@ impl Container {
         let facts = match earlier {
             Some(known) => known.facts,
             None => {
-                let facts = self.podman.facts(engine).await?;
+                let facts = self.cli.facts(engine).await?;
                 self.note_leftovers(engine).await?;
                 facts
             }
         };
         self.sweep(engine).await;
-        let image = match (self.podman.image(engine, &self.settings.image).await, self.settings.pull) {
+        let image = match (self.cli.image(engine, &self.settings.image).await, self.settings.pull) {
             (Ok(image), _) => Some(image),
             (Err(error), ImagePull::Never) => return Err(error),
             (Err(_), ImagePull::Missing | ImagePull::Always) => None,
@@ -113,7 +113,7 @@ impl Container {
 
     /// What daemons that are gone have left: nobody else uses this label, and the daemon is one of a kind in its folder.
     async fn note_leftovers(&self, engine: &Engine) -> Result<(), String> {
-        let left = self.podman.labelled(engine, &self.label).await?;
+        let left = self.cli.labelled(engine, &self.label).await?;
         if !left.is_empty() {
             tracing::info!(containers = left.len(), "containers of an earlier nexusd are removed");
         }
@@ -127,7 +127,7 @@ impl Container {
         if stale.is_empty() {
             return;
         }
-        if let Err(error) = self.podman.remove(engine, &stale).await {
+        if let Err(error) = self.cli.remove(engine, &stale).await {
             tracing::warn!(containers = stale.join(" "), error, "containers that are left could not be removed");
             self.stale.lock().unwrap_or_else(PoisonError::into_inner).extend(stale);
         }

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sandbox::{
-    ContainerSettings, Driver, DriverSettings, EndedBy, ImagePull, LaunchError, Limit, Limits, NetworkPath,
-    ProxyAttachment, Selected, Stop, StopReason, WorkspaceAccess, WorkspaceCwd,
+    ContainerRuntime, ContainerSettings, Driver, DriverSettings, EndedBy, ImagePull, LaunchError, Limit, Limits,
+    NetworkPath, ProxyAttachment, Selected, Stop, StopReason, WorkspaceAccess, WorkspaceCwd,
 };
 use testkit::{Containers, require};
 use tokio::sync::{oneshot, watch};
@@ -18,6 +18,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 fn settings() -> ContainerSettings {
     ContainerSettings {
+        runtime: ContainerRuntime::Podman,
         program: "podman".into(),
         image: Containers::IMAGE.into(),
         pull: ImagePull::Never,

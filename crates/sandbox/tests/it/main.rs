@@ -5,6 +5,7 @@ mod bed;
 mod confinement;
 mod container;
 mod darwin;
+mod docker;
 mod endings;
 mod escape;
 mod everyday;

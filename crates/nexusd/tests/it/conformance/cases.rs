@@ -508,7 +508,10 @@ pub(super) const CASES: &[Case] = &[
             is(
                 "alone",
                 devices == 1,
-                matches!(setting, Setting::BwrapHostUsr | Setting::BwrapRootfs | Setting::ContainerIsolated),
+                matches!(
+                    setting,
+                    Setting::BwrapHostUsr | Setting::BwrapRootfs | Setting::ContainerIsolated | Setting::Docker
+                ),
             )?;
             if !setting.is_isolated() { Ok(()) } else { has("the proxy's answer", &ended[1].stdout, "HTTP/1.1 403") }
         }),
