@@ -89,6 +89,8 @@ pub enum Need {
     Nginx,
     /// tinyproxy.
     Tinyproxy,
+    /// promtool, which tries Prometheus' rules.
+    Promtool,
     /// A machine that the tests may change as they like: `make test-vm` boots one.
     Vm,
 }
@@ -137,6 +139,7 @@ impl Need {
         Self::Openssl,
         Self::Nginx,
         Self::Tinyproxy,
+        Self::Promtool,
         Self::Vm,
     ];
 
@@ -185,6 +188,7 @@ impl Need {
             Self::Openssl => "openssl",
             Self::Nginx => "nginx",
             Self::Tinyproxy => "tinyproxy",
+            Self::Promtool => "promtool",
             Self::Vm => "vm",
         }
     }
@@ -253,6 +257,7 @@ impl Need {
                 (!module.exists()).then(|| format!("no {}", module.display()))
             }),
             Self::Tinyproxy => each_beneath_usr(&[("tinyproxy", &["-v"])]),
+            Self::Promtool => each_beneath_usr(&[("promtool", &["--version"])]),
             Self::Vm => {
                 word_in("/proc/cmdline", "nexus.vm").map(|_| "make test-vm runs it in a machine of its own".to_owned())
             }

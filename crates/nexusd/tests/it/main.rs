@@ -21,6 +21,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod names;
+mod observability;
 mod other_servers;
 mod outbox;
 mod packaging;
