@@ -73,6 +73,11 @@ impl Ring {
         let plan = Plan { shipped_before, left_out, bytes: plan_bytes, marker: planned & 2 != 0 };
         let believed = [boot_low.to_le_bytes(), boot_high.to_le_bytes()].concat() == boot;
         let ring = Self { file, capacity, total, seen, boot, plan: (planned & 1 != 0).then_some(plan) };
+        let written = if capacity == 0 || total == 0 { 0 } else { DATA_AT.saturating_add(total.min(ring.size())) };
+        if ring.file.metadata()?.len() < written {
+            let why = format!("{} is cut short, to less than {written} bytes", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         Ok((ring, believed))
     }
 
@@ -203,6 +208,9 @@ mod tests {
         let plan = Plan { shipped_before: 3, left_out: 4, bytes: 5, marker: true };
         ring.set_plan(plan).unwrap();
         assert_eq!(Ring::open(&path, [1; 16]).unwrap().0.plan(), Some(plan));
+        ring.write(&[7; 1000], 1000).unwrap();
+        ring.file.set_len(DATA_AT + 999).unwrap();
+        assert!(Ring::open(&path, [1; 16]).unwrap_err().to_string().contains("cut short"));
         ring.file.write_all_at(b"x", 20).unwrap();
         assert!(Ring::open(&path, [1; 16]).unwrap_err().to_string().contains("damaged head"));
     }

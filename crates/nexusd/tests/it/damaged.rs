@@ -1,14 +1,15 @@
 //! Files of a killed daemon that somebody or something has damaged: said by name, never lost in silence, in nobody's way.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use conduits::{DirectiveId, DirectiveState};
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::stub::FaultKind;
 use testkit::wait::until;
-use testkit::{Endpoint, Fault, Output, Process, StubOptions, require};
+use testkit::{Dice, Endpoint, Fault, Output, Process, StubOptions, require};
 
 use crate::bed::{Bed, ORDINARY, SOON, ordinary_user_s, start};
 
@@ -179,6 +180,117 @@ async fn a_log_whose_start_is_damaged_is_shipped_or_set_aside() {
             let named = said.lines().any(|line| line.contains("ERROR") && line.contains(spool.to_str().unwrap()));
             assert!(named, "{said}");
             assert_eq!(std::fs::read(spool.join("00000001.seg.corrupt")).unwrap(), all);
+        }
+    }
+}
+
+/// Whatever becomes of the files of a killed daemon, the next one starts, says what it set aside, works and ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_starts_over_any_damage() {
+    require!(Bwrap);
+    let mut dice = Dice::announced("damage");
+    let rounds = std::env::var("NEXUS_DAMAGE_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap());
+    let mut bed = Bed::with(
+        StubOptions::full(),
+        "max_concurrent_directives: 8\nshutdown_timeout: 500ms\nlog: {chunk_bytes: 1000}\n",
+    );
+    for round in 0..rounds {
+        for endpoint in [Endpoint::LogChunk, Endpoint::Finished] {
+            bed.stub.fail(endpoint, Fault::always(FaultKind::Status(503, None)));
+        }
+        let before = bed.stub.count(Endpoint::LogChunk);
+        for command in ["seq 1 2000", "seq 1 2000; sleep 60", "seq 1 1000 >&2; sleep 60"] {
+            bed.queue(json!({"command": command, "limits": {"max_output_bytes": 8000}}));
+        }
+        bed.stub.requested(Endpoint::LogChunk, before + 3, SOON).await;
+        tokio::time::sleep(dice.time(Duration::from_millis(200))).await;
+        bed.daemon.signal(Signal::KILL);
+        bed.daemon.wait(SOON);
+        let mut said = Vec::new();
+        for _ in 0..=dice.below(4) {
+            let all = files(&bed.dir.join("w/.nexus"));
+            let path = &all[usize::try_from(dice.below(all.len() as u64)).unwrap()];
+            said.push((damage(path, &mut dice), path.clone()));
+        }
+        for endpoint in [Endpoint::LogChunk, Endpoint::Finished] {
+            bed.stub.mend(endpoint);
+        }
+        bed.daemon = start(&bed.dir);
+        let ended = bed.run(json!({"command": "echo next"})).await;
+        assert_eq!(ended.outcome(), ("succeeded", 0, "next\n"), "round {round}: {said:?}");
+        bed.daemon.signal(Signal::TERM);
+        assert!(bed.daemon.wait(SOON).success(), "round {round}: {said:?}");
+        let words = bed.daemon.text(Output::Stderr);
+        assert!(!words.contains("panicked"), "round {round}: {said:?}\n{words}");
+        bed.daemon = start(&bed.dir);
+    }
+}
+
+/// The files of the outbox and the spools, and their folders.
+fn files(state: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![state.join("outbox"), state.join("spool")];
+    while let Some(folder) = folders.pop() {
+        found.push(folder.clone());
+        for item in std::fs::read_dir(folder).into_iter().flatten() {
+            let item = item.unwrap();
+            match item.file_type().unwrap().is_dir() {
+                true => folders.push(item.path()),
+                false => found.push(item.path()),
+            }
+        }
+    }
+    found.retain(|path| std::fs::symlink_metadata(path).is_ok());
+    found.sort();
+    found
+}
+
+/// One of the things that can happen to a file.
+fn damage(path: &Path, dice: &mut Dice) -> &'static str {
+    let is_file = std::fs::symlink_metadata(path).unwrap().is_file();
+    let bytes = if is_file { std::fs::read(path).unwrap() } else { Vec::new() };
+    let at = if bytes.is_empty() { 0 } else { usize::try_from(dice.below(bytes.len() as u64)).unwrap() };
+    let gone = |path: &Path| {
+        std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path)).unwrap();
+    };
+    match dice.below(if bytes.is_empty() { 4 } else { 8 }) {
+        0 => {
+            gone(path);
+            "gone"
+        }
+        1 => {
+            gone(path);
+            std::fs::create_dir(path).unwrap();
+            std::fs::write(path.join("in it"), "x").unwrap();
+            "a folder"
+        }
+        2 => {
+            gone(path);
+            std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+            "a link"
+        }
+        3 => {
+            gone(path);
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+            "a pipe"
+        }
+        4 => {
+            std::fs::write(path, &bytes[..at]).unwrap();
+            "cut short"
+        }
+        5 => {
+            std::fs::write(path, [&bytes[..at], &vec![0; bytes.len() - at]].concat()).unwrap();
+            "zeros to the end"
+        }
+        6 => {
+            std::fs::write(path, [&bytes[..], b"more"].concat()).unwrap();
+            "longer"
+        }
+        _ => {
+            let mut bytes = bytes;
+            bytes[at] ^= 1 << dice.below(8);
+            std::fs::write(path, bytes).unwrap();
+            "a flipped bit"
         }
     }
 }
