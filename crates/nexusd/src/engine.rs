@@ -58,6 +58,8 @@ pub struct Engine {
     pub home: String,
     health: Mutex<BTreeMap<DriverKind, Health>>,
     machine: Machine,
+    /// The host has no sandboxes.
+    is_mac: bool,
 }
 
 /// What the engine takes from its surroundings; only `main` reads the environment.
@@ -158,6 +160,7 @@ impl Engine {
             home: around.home,
             health: Mutex::default(),
             machine,
+            is_mac: around.darwin.machine.system == sandbox::Machine::apple_silicon().system,
             config,
         })
     }
@@ -220,6 +223,12 @@ impl Engine {
             DriverKind::Container => self.config.container.network == config::ContainerNetwork::Isolated,
             DriverKind::Bwrap | DriverKind::Firecracker => true,
         }
+    }
+
+    /// What a git step for a directive of this driver runs in: bwrap, whatever the directive's own is. A Mac has none; what is
+    /// in a facility there was written with the daemon's own rights, and git has no more.
+    pub fn git_driver(&self, kind: DriverKind) -> Driver {
+        if self.is_mac { driver(kind) } else { Driver::Bwrap }
     }
 
     /// The drivers that git steps run in.

@@ -39,15 +39,17 @@ test -e .git || exit 3
 path() { git rev-parse --path-format=absolute --git-path "$1"; }
 head=$(git rev-parse --quiet --verify HEAD) || head=
 objects=$(path objects) && ignored=$(path info/exclude) && format=$(git rev-parse --show-object-format) || exit
-git init --quiet --bare --template= --object-format="$format" /tmp/look || exit
-export GIT_DIR=/tmp/look GIT_WORK_TREE=/workspace
+git init --quiet --bare --template= --object-format="$format" "$NEXUS_SCRATCH/look" || exit
+export GIT_DIR="$NEXUS_SCRATCH/look" GIT_WORK_TREE="$CYBROS_WORKSPACE"
 if test "$NEXUS_BEFORE"; then
     export GIT_ALTERNATE_OBJECT_DIRECTORIES="$objects"
 else
     export GIT_OBJECT_DIRECTORY="$objects"
 fi
 git read-tree "$head" 2>/dev/null || git read-tree --empty || exit
-git ls-files -z --stage | sed -z -n 's/^160000 [^\t]*\t//p' | git update-index -z --force-remove --stdin || exit
+tab=$(printf '\t')
+git ls-files -z --stage | tr '\0\n' '\n\0' | sed -n "s/^160000 [^$tab]*$tab//p" | tr '\n\0' '\0\n' |
+    git update-index -z --force-remove --stdin || exit
 git -c core.excludesFile="$ignored" -c advice.addEmbeddedRepo=false add --all --ignore-errors -- . ':(exclude,top).nexus'
 added=$?
 test $added -le 1 || exit $added
@@ -108,7 +110,7 @@ async fn before(
     stop: &StopSwitch,
 ) -> Result<Snapshot, String> {
     let disk = DiskGuard::begin(engine, admitted, occupied).await?;
-    let step = Step { name: "snapshot", disk: Some(&disk), ..look(admitted, occupied) };
+    let step = Step { name: "snapshot", disk: Some(&disk), ..look(engine, admitted, occupied) };
     let end = git::run(engine, id, step, stop.watch()).await.map_err(|error| error.to_string())?;
     Ok(read(&end)?.0)
 }
@@ -188,7 +190,7 @@ async fn diff(
         access: WorkspaceAccess::ReadOnly,
         // The line that says what is missing must fit, too.
         keep: usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(64),
-        ..look(admitted, occupied)
+        ..look(engine, admitted, occupied)
     };
     // The command has ended: a cancel no longer concerns what it left. The time is bounded by the step itself.
     let never = watch::Sender::new(None).subscribe();
@@ -197,9 +199,10 @@ async fn diff(
     Ok((before, after, end.output, missing))
 }
 
-fn look<'a>(admitted: &Admitted, occupied: &'a Occupied) -> Step<'a> {
+fn look<'a>(engine: &Engine, admitted: &Admitted, occupied: &'a Occupied) -> Step<'a> {
     Step {
         name: "look",
+        driver: engine.git_driver(admitted.driver),
         script: LOOK,
         variables: &[],
         folder: &occupied.path,

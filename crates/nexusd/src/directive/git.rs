@@ -1,7 +1,8 @@
 //! Git, never on the host: its configuration executes commands, and a sandbox could have written it.
 //!
 //! Every step runs a script of ours in a fresh bwrap sandbox over the facility, with the host's `/usr`, under the
-//! facility's uid, whatever the directive's own profile is. What the script prints is read with a bound.
+//! facility's uid, whatever the directive's own profile is ([`Engine::git_driver`] has the one exception). What the script
+//! prints is read with a bound.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use super::disk::DiskGuard;
 use super::stop::StopSwitch;
 use crate::engine::Engine;
+use crate::run::{RunError, Scratch};
 
 /// The longest that the lines kept apart may be together, in bytes.
 const LEAD_BYTES: usize = 4096;
@@ -31,7 +33,9 @@ const MESSAGES_KEPT: usize = 16 * 1024;
 pub struct Step<'a> {
     /// Short, for the sandbox's name.
     pub name: &'static str,
-    /// Run by `/bin/sh -c` in the workspace.
+    /// What it runs in.
+    pub driver: Driver,
+    /// Run by `/bin/sh -c` in the workspace, which `$CYBROS_WORKSPACE` names; `$NEXUS_SCRATCH` is a folder that is gone with it.
     pub script: &'a str,
     /// Values for the script; they reach it as data.
     pub variables: &'a [(&'a str, &'a str)],
@@ -88,22 +92,29 @@ pub async fn run(
     let fail = |error: &dyn std::fmt::Display| StepError(error.to_string());
     let out = sys::pipe::pipe().map_err(|error| fail(&error))?;
     let err = sys::pipe::pipe().map_err(|error| fail(&error))?;
+    let place = Place::of(engine, &step).map_err(|error| fail(&error))?;
+    // A process of the host's has the host's network, and no workspace is narrowed for it.
+    let is_confined = step.driver == Driver::Bwrap;
     let run = PreparedRun {
         // A run's name has at most 128 characters, as an id has: a digest keeps both within it.
         name: RunName::parse(&format!("{}-{}", step.name, uuid::Uuid::now_v7().simple()))
             .map_err(|error| fail(&error))?,
         command: CommandLine::new("/bin/sh", step.script).map_err(|error| fail(&error))?,
         cwd: WorkspaceCwd::default(),
-        environment: environment(id, &step).map_err(|error| fail(&error))?,
-        workspace: Workspace { host_dir: step.folder.to_owned(), access: step.access, files: step.files },
-        network: step.network,
+        environment: environment(id, &step, &place).map_err(|error| fail(&error))?,
+        workspace: Workspace {
+            host_dir: step.folder.to_owned(),
+            access: if is_confined { step.access } else { WorkspaceAccess::ReadWrite },
+            files: step.files,
+        },
+        network: if is_confined { step.network } else { NetworkPath::HostNetwork },
         limits: step.limits,
         stdin: step.input,
         stdout: out.write,
         stderr: err.write,
         timeout: step.timeout,
     };
-    let armed = engine.git_drivers().arm(Driver::Bwrap, run).map_err(|error| fail(&error))?;
+    let armed = engine.git_drivers().arm(step.driver, run).map_err(|error| fail(&error))?;
     let mut handle = engine.git_drivers().start(armed).await.map_err(|error| fail(&error))?;
     handle.ready().await.map_err(|error| fail(&error))?;
     handle.release().map_err(|error| fail(&error))?;
@@ -149,17 +160,38 @@ pub async fn run(
     Ok(StepEnd { exit, output, messages, breach })
 }
 
-fn environment(id: &DirectiveId, step: &Step<'_>) -> Result<Environment, sandbox::EnvironmentError> {
+/// Where a step finds its workspace, and what it may fill.
+struct Place {
+    workspace: String,
+    scratch: String,
+    /// Gone with the step.
+    _folder: Option<Scratch>,
+}
+
+impl Place {
+    fn of(engine: &Engine, step: &Step<'_>) -> Result<Self, RunError> {
+        if step.driver == Driver::Bwrap {
+            return Ok(Self { workspace: "/workspace".to_owned(), scratch: "/tmp".to_owned(), _folder: None });
+        }
+        // The host's /tmp is everybody's.
+        let folder = Scratch::new(&engine.config.state_dir())?;
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        Ok(Self { workspace: text(step.folder), scratch: text(folder.path()), _folder: Some(folder) })
+    }
+}
+
+fn environment(id: &DirectiveId, step: &Step<'_>, place: &Place) -> Result<Environment, sandbox::EnvironmentError> {
     let mut environment = Environment::base(&BaseEnvironment {
         directive_id: id.as_str(),
         facility_id: "",
         territory_id: "",
         profile: "untrusted",
-        workspace: "/workspace",
+        workspace: &place.workspace,
         // The facility's own files must not configure the git that looks at it more than its repository does.
-        home: "/tmp",
-        private_tmp: true,
+        home: &place.scratch,
+        private_tmp: step.driver == Driver::Bwrap,
         proxy: match step.network {
+            _ if step.driver != Driver::Bwrap => ProxyVariables::None,
             NetworkPath::Proxied(_) => ProxyVariables::Sandbox,
             NetworkPath::Isolated | NetworkPath::HostNetwork => ProxyVariables::None,
         },
@@ -169,6 +201,7 @@ fn environment(id: &DirectiveId, step: &Step<'_>) -> Result<Environment, sandbox
         ("GIT_TERMINAL_PROMPT", "0"),
         ("GIT_ALLOW_PROTOCOL", "https:http:ssh:git"),
         ("GIT_OPTIONAL_LOCKS", "0"),
+        ("NEXUS_SCRATCH", &place.scratch),
     ];
     for (name, value) in fixed.iter().chain(step.variables) {
         environment.set(name, value)?;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use conduits::{DirectiveId, LogStream, RepoUrl};
-use sandbox::{WorkspaceAccess, WorkspaceFiles};
+use sandbox::{Driver, WorkspaceAccess, WorkspaceFiles};
 
 use super::admit::Admitted;
 use super::disk::DiskGuard;
@@ -30,7 +30,7 @@ const LONGEST_CLONE: Duration = Duration::from_secs(30 * 60);
 /// variable and no file. The helper is asked for the URL's own origin alone: a server that redirects elsewhere does not get
 /// them there. The empty one before it takes out those of the configuration.
 const CLONE: &str = r#"exec 9<&0 </dev/null
-exec git -c core.hooksPath=/dev/null -c credential.helper= -c "credential.$NEXUS_REPO_ORIGIN.helper=!cat /proc/self/fd/9; :" \
+exec git -c core.hooksPath=/dev/null -c credential.helper= -c "credential.$NEXUS_REPO_ORIGIN.helper=!cat /dev/fd/9; :" \
     clone --depth 1 --no-recurse-submodules -- "$NEXUS_REPO_URL" ."#;
 
 /// Why the workspace could not be made.
@@ -81,12 +81,12 @@ pub async fn prepare(
     let Some(url) = &admitted.spec.facility.repo_url else { return Ok(()) };
     let credentials = credentials(url)?;
     let staging = engine.config.state_dir().join("prepare").join(admitted.spec.facility.id.as_str());
-    make_staging(engine, &staging)
+    make_staging(engine, engine.git_driver(admitted.driver), &staging)
         .map_err(|source| PrepareError::Io { what: "make the folder of the clone", source })?;
     let plain = if url.credentials().is_some() { url.without_credentials() } else { url.expose().to_owned() };
     let cloned = clone(engine, id, admitted, (&plain, credentials), &staging, logs, stop).await;
     let placed = cloned.and_then(|()| {
-        own(engine, &staging, occupied.owner)
+        own(engine, engine.git_driver(admitted.driver), &staging, occupied.owner)
             .and_then(|()| place(&staging, &occupied.path))
             .map_err(|source| PrepareError::Io { what: "put the clone into the facility", source })
     });
@@ -123,9 +123,14 @@ async fn clone(
     stop: &StopSwitch,
 ) -> Result<(), PrepareError> {
     let disk = DiskGuard::of(engine, admitted, staging).await.map_err(PrepareError::Disk)?;
-    let (network, path) = Network::open_in_bwrap(engine, id, admitted, logs)?;
+    let driver = engine.git_driver(admitted.driver);
+    let (network, path) = match driver {
+        Driver::Bwrap => Network::open_in_bwrap(engine, id, admitted, logs)?,
+        _ => Network::open(engine, id, admitted, logs)?,
+    };
     let step = Step {
         name: "prepare",
+        driver,
         script: CLONE,
         variables: &[("NEXUS_REPO_URL", url), ("NEXUS_REPO_ORIGIN", origin(url))],
         folder: staging,
@@ -152,13 +157,13 @@ async fn clone(
     }
 }
 
-fn make_staging(engine: &Engine, staging: &Path) -> std::io::Result<()> {
+fn make_staging(engine: &Engine, driver: Driver, staging: &Path) -> std::io::Result<()> {
     remove(staging)?;
     if let Some(parent) = staging.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
     }
     fs::DirBuilder::new().mode(0o700).create(staging)?;
-    let owner = engine.git_drivers().owner(sandbox::Driver::Bwrap);
+    let owner = engine.git_drivers().owner(driver);
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::lchown(staging, Some(owner.uid), Some(owner.gid))?;
     }
@@ -166,8 +171,8 @@ fn make_staging(engine: &Engine, staging: &Path) -> std::io::Result<()> {
 }
 
 /// The clone is the sandbox's user's; whoever else works in the facility would be told by git that it is not his.
-fn own(engine: &Engine, staging: &Path, owner: Owner) -> std::io::Result<()> {
-    let cloned_by = engine.git_drivers().owner(sandbox::Driver::Bwrap);
+fn own(engine: &Engine, driver: Driver, staging: &Path, owner: Owner) -> std::io::Result<()> {
+    let cloned_by = engine.git_drivers().owner(driver);
     if cloned_by.uid == owner.uid { Ok(()) } else { hand_over_folder(staging, owner.uid, owner.gid) }
 }
 

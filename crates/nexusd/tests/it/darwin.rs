@@ -14,7 +14,7 @@ use nexusd::engine::Surroundings;
 use nexusd::signals::Signals;
 use sandbox::{ConsentAnswers, DarwinSettings, HostHelper, Machine, Starts};
 use serde_json::json;
-use testkit::{Output, StubOptions, WorkDir};
+use testkit::{Output, StubOptions, WorkDir, require};
 
 use crate::bed::{Bed, SOON};
 
@@ -114,6 +114,28 @@ async fn other_profiles_are_not_a_mac_s() {
         "{}",
         ended.stderr
     );
+}
+
+/// A Mac has no bubblewrap: git looks at a facility with the rights that its commands have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diff_needs_no_sandbox_there() {
+    require!(Git);
+    let bed = Bed::started_by(StubOptions::full(), "bwrap: {bwrap_path: /nowhere/bwrap}\n", mac_daemon);
+    let run = async |command: &str| {
+        bed.run(json!({
+            "sandbox_profile": "darwin-automation", "shell": "/bin/sh", "command": command, "facility": { "id": "f" },
+            "artifacts": { "always_diff": true },
+        }))
+        .await
+    };
+    let made =
+        run("git init -q . && echo a > a && git add a && git -c user.name=n -c user.email=n@x commit -qm a").await;
+    assert_eq!(made.outcome(), ("succeeded", 0, ""), "{}", made.stderr);
+    let changed = run("echo b >> a; echo new > 'a new\tone'").await;
+    let diff = String::from_utf8(changed.report.diff_base64.unwrap()).unwrap();
+    assert!(diff.contains("+b\n") && diff.contains("new file mode"), "{diff}\n{}", changed.stderr);
+    let left = std::fs::read_dir(bed.dir.join("w/.nexus")).unwrap().flatten().map(|entry| entry.file_name());
+    assert_eq!(left.filter(|name| name.to_string_lossy().starts_with("nexusd-run-")).count(), 0);
 }
 
 /// As launchd has it: in the foreground, all that it says on standard error, SIGTERM waits for what runs, the end is clean.
