@@ -75,6 +75,9 @@ pub struct Plan {
     pub writable: Vec<Vec<u8>>,
     /// Processes and threads that there may be in the sandbox's user namespace (RLIMIT_NPROC); 0: no such limit.
     pub processes: u64,
+    /// The network is the sandbox's own: the helper refuses the command sockets that no network namespace holds, where nobody
+    /// else does.
+    pub own_network: bool,
 }
 
 /// How connections reach the proxy.
@@ -285,6 +288,7 @@ impl Plan {
             }
         }
         out.extend(self.processes.to_le_bytes());
+        out.push(u8::from(self.own_network));
     }
 
     fn read(rest: &mut Reader<'_>) -> Option<Self> {
@@ -297,7 +301,13 @@ impl Plan {
         };
         let (cwd, shell, script) = (rest.text()?, rest.text()?, rest.text()?);
         let (environment, writable) = (rest.list()?, rest.list()?);
-        Some(Self { bridge, cwd, shell, script, environment, writable, processes: rest.number()? })
+        let processes = rest.number()?;
+        let own_network = match rest.byte()? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
+        Some(Self { bridge, cwd, shell, script, environment, writable, processes, own_network })
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod command;
 pub(crate) mod connect;
 pub(crate) mod container;
 pub(crate) mod errors;
+pub(crate) mod families;
 pub(crate) mod file;
 pub(crate) mod join;
 pub(crate) mod landlock;

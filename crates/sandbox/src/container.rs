@@ -251,7 +251,8 @@ impl Container {
         };
         let layers = self.layers(facts, &route, limits, image);
         let mut control = Control::new(pair.ours).map_err(failed("the control socket"))?;
-        control.send(&Frame::Plan(Plan { bridge: route.bridge, ..frame }));
+        let own_network = route.kind == ContainerNetwork::Isolated;
+        control.send(&Frame::Plan(Plan { bridge: route.bridge, own_network, ..frame }));
         let around = Around {
             control,
             diagnostics: diagnostics.read,

@@ -71,6 +71,7 @@ impl PreparedRun {
             environment: environment.collect(),
             writable: writable.iter().map(|tree| tree.as_bytes().to_vec()).collect(),
             processes: 0,
+            own_network: false,
         }
     }
 }

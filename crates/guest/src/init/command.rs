@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::sys::{BestEffort, Errno};
-use super::{STDERR, STDOUT, complain, file, landlock, os};
+use super::{STDERR, STDOUT, complain, families, file, landlock, os};
 use crate::frame::Plan;
 
 /// How much sooner than anything else the kernel kills the command when memory runs out: before the helper, and before
@@ -40,6 +40,9 @@ fn run(plan: &Plan) -> ! {
     os::become_command(STDOUT, STDERR);
     // The daemon says that these are in force, so without them nothing runs.
     in_force("Landlock", landlock::restrict(&plan.writable));
+    if plan.own_network {
+        in_force("the filter of address families", families::restrict());
+    }
     if plan.processes > 0 {
         in_force("the limit of processes", os::limit_processes(plan.processes));
     }

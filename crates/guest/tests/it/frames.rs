@@ -22,11 +22,10 @@ fn bridge() -> impl Strategy<Value = Bridge> {
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
-    let plan = (bridge(), text(), text(), text(), vec(text(), 0..5), vec(text(), 0..5), any::<u64>()).prop_map(
-        |(bridge, cwd, shell, script, environment, writable, processes)| {
-            Frame::Plan(Plan { bridge, cwd, shell, script, environment, writable, processes })
-        },
-    );
+    let plan = (bridge(), text(), text(), text(), vec(text(), 0..5), vec(text(), 0..5), any::<u64>(), any::<bool>())
+        .prop_map(|(bridge, cwd, shell, script, environment, writable, processes, own_network)| {
+            Frame::Plan(Plan { bridge, cwd, shell, script, environment, writable, processes, own_network })
+        });
     let how = prop_oneof![any::<u8>().prop_map(How::Code), (1_u8..=64).prop_map(How::Signal)];
     let ended = (how, any::<[u64; 5]>()).prop_map(
         |(how, [user_micros, system_micros, max_rss_kib, oom_kills, pids_refused])| {
