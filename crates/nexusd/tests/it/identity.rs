@@ -1,6 +1,6 @@
 //! Enrolled, running, renewed, revoked: a real control plane and real daemons over TLS.
 
-mod bed;
+pub(crate) mod bed;
 mod edge;
 mod life;
 mod proxy;

@@ -12,6 +12,7 @@ mod control;
 mod damaged;
 mod darwin;
 mod doctor;
+mod documents;
 mod egress;
 mod endings;
 mod enroll;
