@@ -7,12 +7,6 @@ use guest::frame::{Decoder, Frame, FrameError, MAX_FROM_HELPER};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Other systems have no such flag; there it is that every Rust program ignores SIGPIPE that keeps the daemon alive.
-#[cfg(target_os = "linux")]
-const NO_SIGNAL: rustix::net::SendFlags = rustix::net::SendFlags::NOSIGNAL;
-#[cfg(not(target_os = "linux"))]
-const NO_SIGNAL: rustix::net::SendFlags = rustix::net::SendFlags::empty();
-
 /// Most descriptors that wait for their frame.
 const MAX_FDS: usize = 1;
 
@@ -106,9 +100,9 @@ impl Control {
 
     fn flush(&mut self) {
         while !self.outgoing.is_empty() {
-            let sent = self
-                .socket
-                .try_io(Interest::WRITABLE, |socket| Ok(rustix::net::send(socket, &self.outgoing, NO_SIGNAL)?));
+            let sent = self.socket.try_io(Interest::WRITABLE, |socket| {
+                Ok(rustix::net::send(socket, &self.outgoing, sys::fdpass::NO_SIGNAL)?)
+            });
             match sent {
                 Ok(count) => drop(self.outgoing.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -18,6 +18,13 @@ const CLOSED_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 #[cfg(not(target_os = "linux"))]
 const CLOSED_ON_EXEC: RecvFlags = RecvFlags::empty();
 
+/// How something is sent to whoever may be gone. Other systems have no such flag; there it is that every Rust program ignores
+/// SIGPIPE that keeps the daemon alive.
+#[cfg(target_os = "linux")]
+pub const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(not(target_os = "linux"))]
+pub const NO_SIGNAL: SendFlags = SendFlags::empty();
+
 /// Reads bytes into `buffer` and descriptors into `fds`. Zero bytes: the other end is closed. The descriptors are
 /// close-on-exec.
 ///
@@ -51,15 +58,18 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
     if fds.len() > MAX_FDS || !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
-    let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, NO_SIGNAL)?;
     if sent == bytes.len() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::WriteZero)) }
 }
 
-/// The user of the process that connected to a socket (unix(7), SO_PEERCRED), as this process sees it.
+/// The user of the process that connected to a socket (unix(7), SO_PEERCRED; getpeereid(3)), as this process sees it.
 ///
 /// # Errors
 /// It is no Unix socket.
 pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
+    #[cfg(target_os = "macos")]
+    return crate::macos::peer_uid(socket.as_fd());
+    #[cfg(not(target_os = "macos"))]
     Ok(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw())
 }
 

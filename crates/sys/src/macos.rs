@@ -1,6 +1,8 @@
 //! What macOS alone has: the functions of its frameworks and kernel that nothing else gives a safe surface to.
 
 use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use crate::consent::Answers;
 use crate::processes::Entry;
@@ -59,13 +61,13 @@ fn automation() -> i32 {
 
 /// The memory of the machine, in bytes (sysctl(3), `hw.memsize`).
 #[allow(unsafe_code)]
-pub(crate) fn memory_bytes() -> std::io::Result<u64> {
+pub(crate) fn memory_bytes() -> io::Result<u64> {
     let (mut bytes, mut size) = (0_u64, size_of::<u64>());
     // SAFETY: the name is null-terminated; at most `size` bytes are written to `bytes`, which lives across the call.
     let result = unsafe {
         libc::sysctlbyname(c"hw.memsize".as_ptr(), (&raw mut bytes).cast(), &raw mut size, std::ptr::null_mut(), 0)
     };
-    if result == 0 { Ok(bytes) } else { Err(std::io::Error::last_os_error()) }
+    if result == 0 { Ok(bytes) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Every process of this user's, and what can be seen of others (libproc.h).
@@ -105,7 +107,7 @@ fn process(pid: i32) -> Option<Entry> {
 
 /// The name of this start of the machine (sysctl(3), `kern.bootsessionuuid`).
 #[allow(unsafe_code)]
-pub(crate) fn boot_id() -> std::io::Result<String> {
+pub(crate) fn boot_id() -> io::Result<String> {
     let mut text = [0_u8; 64];
     let mut size = text.len();
     // SAFETY: the name is null-terminated; at most `size` bytes are written to `text`, which lives across the call.
@@ -114,8 +116,17 @@ pub(crate) fn boot_id() -> std::io::Result<String> {
         libc::sysctlbyname(name, text.as_mut_ptr().cast(), &raw mut size, std::ptr::null_mut(), 0)
     };
     if result != 0 {
-        return Err(std::io::Error::last_os_error());
+        return Err(io::Error::last_os_error());
     }
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(text).into_owned())
+}
+
+/// The user at the other end of a Unix socket (getpeereid(3)).
+#[allow(unsafe_code)]
+pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let (mut uid, mut gid) = (0, 0);
+    // SAFETY: both live across the call, which writes them.
+    let result = unsafe { libc::getpeereid(socket.as_raw_fd(), &raw mut uid, &raw mut gid) };
+    if result == 0 { Ok(uid) } else { Err(io::Error::last_os_error()) }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -167,9 +167,15 @@ pub(super) fn is_held(path: &Path) -> io::Result<bool> {
     }
 }
 
+#[cfg(target_os = "linux")]
 fn buffer(name: &str) -> io::Result<File> {
-    let fd: OwnedFd = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;
-    Ok(File::from(fd))
+    Ok(File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?))
+}
+
+/// There is no sandbox whose words it would take.
+#[cfg(not(target_os = "linux"))]
+fn buffer(_: &str) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 fn text(file: &mut File) -> io::Result<String> {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -189,11 +188,19 @@ fn addresses() -> Vec<IpAddr> {
     all
 }
 
+#[cfg(target_os = "linux")]
 fn abstract_listener(name: &str) -> io::Result<tokio::net::UnixListener> {
+    use std::os::linux::net::SocketAddrExt as _;
     let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
     let listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
     listener.set_nonblocking(true)?;
     tokio::net::UnixListener::from_std(listener)
+}
+
+/// Linux alone has such names, and the sandboxes that are to be proved.
+#[cfg(not(target_os = "linux"))]
+fn abstract_listener(_: &str) -> io::Result<tokio::net::UnixListener> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 async fn count(listener: TcpListener, counter: Arc<AtomicUsize>) {
