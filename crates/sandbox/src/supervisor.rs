@@ -59,6 +59,8 @@ pub fn is_asked_for(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> 
 /// # Errors
 /// The descriptors are not there, or the runtime cannot be made.
 pub fn run() -> io::Result<u8> {
+    // The end of the control socket says that the daemon is gone; then everything is killed, and not before.
+    sys::processes::live_without_parent();
     sys::processes::adopt_orphans();
     let outputs = [inherited(guest::fd::STDOUT)?, inherited(guest::fd::STDERR)?];
     let control = std::os::unix::net::UnixStream::from(inherited(guest::fd::CONTROL)?);

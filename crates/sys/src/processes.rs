@@ -32,6 +32,13 @@ pub fn lives(pid: u32) -> bool {
     !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
 }
 
+/// This process does not end with the one that made it: what has to be done then is its own to do.
+pub fn live_without_parent() {
+    // Where there is no such request, none was made.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(None).unwrap_or(());
+}
+
 /// This process's orphaned descendants become its children, where the system has that.
 pub fn adopt_orphans() {
     // Where it cannot be, orphans are found by their group, and by having been seen before.

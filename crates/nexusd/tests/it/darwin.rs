@@ -138,6 +138,27 @@ async fn a_diff_needs_no_sandbox_there() {
     assert_eq!(left.filter(|name| name.to_string_lossy().starts_with("nexusd-run-")).count(), 0);
 }
 
+/// A Mac's kernel ends nobody with his parent: whoever supervises the command hears of the daemon's end.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_outlives_a_daemon_that_is_killed() {
+    let mut bed = bed();
+    let command = "(trap '' TERM HUP; sleep 8701) & (sleep 8702 &) ; echo $$ > pid; echo up; sleep 8703";
+    let id = bed.queue(json!({
+        "sandbox_profile": "darwin-automation", "shell": "/bin/sh", "command": command, "facility": { "id": "f" },
+    }));
+    bed.stub.log_contains(&id, conduits::LogStream::Stdout, "up", SOON).await;
+    let shell = std::fs::read_to_string(bed.dir.join("w/f/pid")).unwrap();
+    let group: i32 = shell.trim().parse().unwrap();
+    let members = || sys::processes::all().into_iter().filter(|entry| entry.group == group && !entry.is_zombie).count();
+    assert!(members() >= 4, "{}", members());
+    bed.daemon.kill();
+    let begun = std::time::Instant::now();
+    while members() > 0 {
+        assert!(begun.elapsed() < SOON, "{} processes are left", members());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 /// As launchd has it: in the foreground, all that it says on standard error, SIGTERM waits for what runs, the end is clean.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_waits_for_what_runs() {
