@@ -12,6 +12,7 @@
 
 mod facts;
 mod kernel;
+mod mac;
 mod mothership;
 mod programs;
 mod prove;

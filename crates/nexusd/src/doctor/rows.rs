@@ -1,11 +1,11 @@
 //! Facts to rows: pure. The guide's rows come first, in its order and words.
 
 use conduits::SandboxProfile;
-use sandbox::{CgroupLayer, Permission};
+use sandbox::CgroupLayer;
 
 use super::facts::{Container, Facts, PinnedRoot};
+use super::mac;
 use super::mothership::Contact;
-use super::programs::Ran;
 use super::report::Row;
 use crate::config::{Bridge, Config, ContainerRuntime, Platform};
 use crate::credentials::Credentials;
@@ -18,22 +18,13 @@ const EXPIRES_SOON: i64 = 5 * 86_400;
 const SKEW_WARN: i64 = 30;
 const SKEW_FAIL: i64 = 240;
 
-/// What gives consent. Commands without these permissions work but for what needs them.
-const CONSENT_MEND: &str = "System Settings > Privacy & Security: allow nexusd, or the terminal that starts it";
-
-/// Said of what a Mac without the profile does not need.
-const NO_AUTOMATION: &str = "not needed (darwin-automation is not offered)";
-
-/// What is wrong where there is no automation on a Mac.
-const AUTOMATION_MEND: &str = "offer only host in supported_sandbox_profiles";
-
 /// Every row for the facts' platform.
 pub(super) fn rows(facts: &Facts) -> Vec<Row> {
     if facts.platform == Platform::Macos {
         return vec![
             git(facts),
-            osascript(facts),
-            shortcuts(facts),
+            mac::osascript(facts),
+            mac::shortcuts(facts),
             Row::skip("bwrap", "not applicable on macOS"),
             Row::skip("socat", "not applicable on macOS"),
         ];
@@ -67,43 +58,6 @@ fn git(facts: &Facts) -> Row {
     match facts.git.line("git version") {
         Some(line) => Row::pass("git", line),
         None => Row::fail("git", facts.git.complaint(), mend),
-    }
-}
-
-/// With it, what macOS lets scripts do: consent belongs to whoever starts them.
-fn osascript(facts: &Facts) -> Row {
-    let name = "osascript";
-    if !facts.offers(SandboxProfile::DarwinAutomation) {
-        return Row::skip(name, NO_AUTOMATION);
-    }
-    if let Ran::Missing | Ran::Failed(_) = facts.osascript {
-        return Row::fail(name, facts.osascript.complaint(), "xcode-select --install");
-    }
-    let permissions = match &facts.permissions {
-        Ok(permissions) => permissions.named(),
-        // That has a row of its own.
-        Err(_) if facts.shortcuts == Ran::Missing => return Row::pass(name, "found"),
-        Err(why) => return Row::fail(name, format!("found; {why}"), AUTOMATION_MEND),
-    };
-    let wanting: Vec<String> = permissions
-        .into_iter()
-        // What cannot be known now may well be granted.
-        .filter(|(_, permission)| matches!(permission, Permission::NotGranted | Permission::NotAsked))
-        .map(|(what, permission)| format!("{what} {permission}"))
-        .collect();
-    if wanting.is_empty() {
-        return Row::pass(name, "found");
-    }
-    Row::warn(name, format!("found; {}", wanting.join(", ")), CONSENT_MEND)
-}
-
-fn shortcuts(facts: &Facts) -> Row {
-    match facts.shortcuts {
-        _ if !facts.offers(SandboxProfile::DarwinAutomation) => Row::skip("shortcuts", NO_AUTOMATION),
-        Ran::Missing | Ran::Failed(_) => {
-            Row::fail("shortcuts", facts.shortcuts.complaint(), "update macOS: it comes with macOS 12 and later")
-        }
-        _ => Row::pass("shortcuts", "found"),
     }
 }
 
