@@ -50,6 +50,9 @@ const NOBODY_CAME: &str = ": nothing in the container connected to nexusd; the e
 /// Most of the engine's own messages that is kept.
 const MAX_DIAGNOSTICS: usize = 4096;
 
+/// How often the pipe of these messages is read: as much as one of the largest kind holds (pipe(7), 1 MiB).
+const MOST_READS: usize = 256;
+
 /// Why a run could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -415,17 +418,19 @@ impl RunHandle {
         Exit { ended, code, usage, pids_refused, oom_kills, note }
     }
 
-    /// What the engine said, shortened.
+    /// What the engine said, shortened: the last of it, for the verdict comes after warnings and progress.
     fn diagnostics(&mut self) -> String {
         let Ok(copy) = self.around.diagnostics.try_clone() else { return String::new() };
-        let (mut file, mut text, mut buffer) = (File::from(copy), Vec::new(), [0; 512]);
-        while let Ok(count) = file.read(&mut buffer)
-            && count > 0
-            && text.len() < MAX_DIAGNOSTICS
-        {
-            text.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        let (mut file, mut text, mut buffer) = (File::from(copy), Vec::new(), [0; 4096]);
+        // What one pipe can hold, whoever goes on writing.
+        for _ in 0..MOST_READS {
+            match file.read(&mut buffer) {
+                Ok(count) if count > 0 => text.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+                _ => break,
+            }
         }
-        String::from_utf8_lossy(&text).trim().to_owned()
+        let tail = text.len().saturating_sub(MAX_DIAGNOSTICS);
+        String::from_utf8_lossy(text.get(tail..).unwrap_or_default()).trim().to_owned()
     }
 
     fn engine_failure(&mut self, status: Option<Status>) -> String {

@@ -38,7 +38,13 @@ const MENDS: &[(&[&str], &str)] = &[
         "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER; podman system migrate",
     ),
     (
-        &["unauthorized", "authentication required", "access to the resource is denied", ": denied"],
+        &[
+            "unauthorized",
+            "authentication required",
+            "access to the resource is denied",
+            "pull access denied",
+            ": denied",
+        ],
         "the registry does not give it to this user: check container.image, or ENGINE login as this user",
     ),
     (
@@ -154,6 +160,11 @@ mod tests {
             (
                 "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?\n",
                 "docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running? (start",
+            ),
+            (
+                "Unable to find image 'x:1' locally\ndocker: Error response from daemon: pull access denied for x, repository \
+                 does not exist or may require 'docker login'\n\nRun 'docker run --help' for more information\n",
+                "docker login as this user",
             ),
             (
                 "docker: Error response from daemon: something else.\n\nRun 'docker run --help' for more information\n",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::runtime::Found;
+use super::runtime::{self, Found};
 use super::{Container, Known};
 use crate::engine::Engine;
 use crate::run::{NetworkPath, PreparedRun, WorkspaceFiles};
@@ -58,8 +58,9 @@ impl Container {
         self.sweep(engine).await;
         let image = match (self.cli.image(engine, &self.settings.image).await, self.settings.pull) {
             (Ok(image), _) => Some(image),
-            (Err(error), ImagePull::Never) => return Err(error),
-            (Err(_), ImagePull::Missing | ImagePull::Always) => None,
+            // It is fetched with the run. Whatever else is wrong would be so then, too.
+            (Err(error), ImagePull::Missing | ImagePull::Always) if runtime::is_absence(&error) => None,
+            (Err(error), _) => return Err(error),
         };
         let known = Known { facts, image };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());

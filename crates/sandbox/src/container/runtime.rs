@@ -192,6 +192,11 @@ impl ContainerRuntime {
     }
 }
 
+/// Whether a complaint about an image says that it is not there, and nothing else.
+pub(super) fn is_absence(complaint: &str) -> bool {
+    ["image not known", "no such image", "No such image"].iter().any(|words| complaint.contains(words))
+}
+
 fn podman_facts(text: &str) -> Option<Facts> {
     let mut words = text.split_whitespace();
     let cgroup_version = words.next()?.strip_prefix('v')?.parse().ok()?;

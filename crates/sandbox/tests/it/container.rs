@@ -298,6 +298,14 @@ async fn what_cannot_work_is_said_plainly() {
     let (mut handle, _out, _err) = bed.start(sh("true")).await.unwrap();
     let error = handle.ready().await.unwrap_err().to_string();
     assert!(error.contains("127.0.0.1:1") && error.contains("the registry cannot be reached"), "{error}");
+    // What is broken is not taken for an image that will be fetched.
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("podman");
+    let text = "#!/bin/sh\n[ \"$1\" = image ] || exec podman \"$@\"\necho 'Error: open store: input/output error' >&2\nexit 125\n";
+    std::fs::write(&broken, text).unwrap();
+    std::fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let store = reason(&|s| (s.program, s.pull) = (broken.clone(), ImagePull::Missing)).await;
+    assert_eq!(store, "podman: open store: input/output error");
     // Not looked at, not run.
     let bed = Bed::with(|settings| settings.container = Ok(self::settings()));
     assert!(bed.start(sh("true")).await.unwrap_err().to_string().contains("not been looked at"));

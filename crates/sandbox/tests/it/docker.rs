@@ -342,7 +342,10 @@ async fn a_container_that_never_comes_is_said_to_be_that() {
     let dir = tempfile::tempdir().unwrap();
     let runs = |what: &str| format!("case $1 in run) {what};; *) exec {} \"$@\";; esac", standin.display());
     let refused = "echo 'docker: Error response from daemon: no.' >&2; exit 125";
-    for (what, why) in [(refused, "docker: no."), ("exit 0", "ended with code 0 and without a report")] {
+    let after_much = &format!("seq 3000 >&2; {refused}");
+    for (what, why) in
+        [(refused, "docker: no."), (after_much, "docker: no."), ("exit 0", "ended with code 0 and without a report")]
+    {
         let program = script(dir.path(), &runs(what));
         let bed = Bed::with(|settings| settings.container = Ok(self::settings(program)));
         let reason = bed.drivers.health(Driver::Container).await.reason.unwrap_or_default();
