@@ -39,6 +39,7 @@ use logs_at_work::LogsAtWork;
 
 mod beat;
 mod control;
+mod format;
 mod logs_at_work;
 mod recover;
 mod removals;
@@ -75,6 +76,9 @@ pub enum DaemonError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The folder is another version's.
+    #[error(transparent)]
+    Format(#[from] format::FormatError),
     /// What every directive needs.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -242,6 +246,7 @@ async fn bring_up(
 ) -> Result<(Arc<Daemon>, beat::Rhythm), DaemonError> {
     let lock = lock_work_dir(&start.config)?;
     let state = start.config.state_dir();
+    format::take(&state)?;
     let egress = Arc::<EgressCounters>::default();
     let opened = Outbox::open(state.join("outbox"))?;
     let counters = Arc::<LogCounters>::default();

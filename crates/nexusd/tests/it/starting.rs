@@ -176,3 +176,20 @@ async fn the_mothership_is_no_destination_by_another_name() {
     assert_eq!(reached.stdout, "204", "{}", reached.stderr);
     answering.join().unwrap();
 }
+
+/// An older daemon would misread what a newer one wrote there.
+#[tokio::test]
+async fn a_work_dir_of_a_newer_version_is_left_alone() {
+    let mut bed = Bed::new();
+    let format = bed.dir.join("w/.nexus/format");
+    assert_eq!(std::fs::read_to_string(&format).unwrap(), "1\n");
+    bed.daemon.signal(rustix::process::Signal::TERM);
+    bed.daemon.wait(crate::bed::SOON);
+    std::fs::write(&format, "2\n").unwrap();
+    let output = nexusd().arg("-config").arg(bed.dir.join("config.yaml")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("was written by a newer nexusd (format 2, this one knows 1)"), "{stderr}");
+    std::fs::write(&format, "1\n").unwrap();
+    bed.daemon = crate::bed::start(&bed.dir);
+}
