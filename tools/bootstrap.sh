@@ -117,6 +117,8 @@ if [ "$(uname -s)" = Linux ]; then
         want_program faketime faketime
         want_program openssl openssl
         want_program tinyproxy tinyproxy-bin
+        want_program groff groff-base
+        want_program shellcheck shellcheck
         # As with sshd: started by tests alone, and prometheus never.
         [ -x /usr/bin/promtool ] || [ ! -x /usr/sbin/policy-rc.d ] || wanted_too="$wanted_too prometheus"
         [ -e /usr/lib/nginx/modules/ngx_http_js_module.so ] || [ ! -x /usr/sbin/policy-rc.d ] || wanted_too="$wanted_too nginx-light libnginx-mod-http-js"

@@ -15,6 +15,7 @@ mod shell;
 mod sse;
 mod takers;
 mod terminal;
+mod texts;
 mod whole;
 
 use std::ffi::OsString;
@@ -55,6 +56,14 @@ pub enum CliError {
     /// The directive that was followed is no more.
     #[error("directive {0} was deleted with its facility while it was waited for; it does not run any more")]
     Deleted(String),
+    /// A manual page.
+    #[error("cannot write {}: {source}", path.display())]
+    Page {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
@@ -83,8 +92,11 @@ pub fn main(words: impl Iterator<Item = OsString>, environment: Environment) -> 
         if let Command::Serve(serve) = args.command {
             return Ok(serve::run(&data_dir, serve, environment.log.as_deref()).await?);
         }
-        if let Command::Ca(command) = args.command {
-            return ca::run(&data_dir, command);
+        match args.command {
+            Command::Ca(command) => return ca::run(&data_dir, command),
+            Command::Completions { shell } => return texts::completions(shell).map(|()| 0),
+            Command::Man { dir } => return texts::manual(&dir).map(|()| 0),
+            _ => {}
         }
         let client = Client::open(&data_dir, &args.remote).await?;
         commands::run(&client, args.command).await

@@ -10,6 +10,7 @@
 pub mod argv;
 mod flags;
 mod invocation;
+mod manual;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tests;
 pub use flags::{command, completions};
 pub(crate) use invocation::quote;
 pub use invocation::{EnrollArgs, Invocation, RunArgs, TokenSource, Usage, parse};
+pub use manual::manual_pages;
 
 /// The version alone, as the protocol carries it.
 pub const NEXUS_VERSION: &str = env!("CARGO_PKG_VERSION");

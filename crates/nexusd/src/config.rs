@@ -21,6 +21,7 @@ mod expand;
 mod files;
 pub mod identity;
 pub mod keys;
+mod manual;
 mod problem;
 mod read;
 mod reload;
@@ -37,6 +38,7 @@ pub use address::{ListenAddr, ListenHost, ProxyUrl, ServerUrl};
 pub use example::example_config;
 pub use files::{ConfigError, ConfigSource, MAX_CONFIG_BYTES, Surroundings};
 pub use identity::{Identity, IdentityError, TerritoryRecord};
+pub use manual::configuration_page;
 pub use problem::{Place, Problem, Problems};
 pub use rules::MAX_SOCKET_NAME;
 pub use settings::{

@@ -137,6 +137,13 @@ fn dispatch(invocation: Invocation) -> Result<ExitCode> {
         }
         Invocation::ConfigExample { platform } => print(nexusd::config::example_config(platform).as_bytes()),
         Invocation::Completions { shell } => print(&cli::completions(shell)),
+        Invocation::Manual { dir } => {
+            for (name, text) in cli::manual_pages() {
+                let path = dir.join(name);
+                std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -91,6 +91,10 @@ pub enum Need {
     Tinyproxy,
     /// promtool, which tries Prometheus' rules.
     Promtool,
+    /// groff, which renders manual pages.
+    Groff,
+    /// ShellCheck, which reads shell scripts.
+    Shellcheck,
     /// A machine that the tests may change as they like: `make test-vm` boots one.
     Vm,
 }
@@ -140,6 +144,8 @@ impl Need {
         Self::Nginx,
         Self::Tinyproxy,
         Self::Promtool,
+        Self::Groff,
+        Self::Shellcheck,
         Self::Vm,
     ];
 
@@ -189,6 +195,8 @@ impl Need {
             Self::Nginx => "nginx",
             Self::Tinyproxy => "tinyproxy",
             Self::Promtool => "promtool",
+            Self::Groff => "groff",
+            Self::Shellcheck => "shellcheck",
             Self::Vm => "vm",
         }
     }
@@ -258,6 +266,8 @@ impl Need {
             }),
             Self::Tinyproxy => each_beneath_usr(&[("tinyproxy", &["-v"])]),
             Self::Promtool => each_beneath_usr(&[("promtool", &["--version"])]),
+            Self::Groff => runs("groff", &["--version"]),
+            Self::Shellcheck => runs("shellcheck", &["--version"]),
             Self::Vm => {
                 word_in("/proc/cmdline", "nexus.vm").map(|_| "make test-vm runs it in a machine of its own".to_owned())
             }

@@ -41,7 +41,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<u8, CliErro
         Command::Ls { state, limit, json } => ls(client, state.as_deref(), limit, json).await?,
         Command::Territories { json } => territories(client, json).await?,
         // Handled before there is a client.
-        Command::Serve(_) | Command::Ca(_) => {}
+        Command::Serve(_) | Command::Ca(_) | Command::Completions { .. } | Command::Man { .. } => {}
     }
     Ok(0)
 }

@@ -80,6 +80,11 @@ pub enum Invocation {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages.
+    Manual {
+        /// Into this folder.
+        dir: PathBuf,
+    },
 }
 
 /// How an enrolment is to be done.
@@ -245,6 +250,7 @@ fn invocation(flags: Flags, platform: Platform) -> Result<Invocation, Usage> {
             Ok(Invocation::ConfigExample { platform: wanted.unwrap_or(platform) })
         }
         Some(Command::Completions { shell }) => Ok(Invocation::Completions { shell }),
+        Some(Command::Man { dir }) => Ok(Invocation::Manual { dir }),
     }
 }
 

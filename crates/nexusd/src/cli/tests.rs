@@ -47,6 +47,7 @@ fn the_guides_flags_and_the_subcommands_mean_the_same() {
         ("config example", Invocation::ConfigExample { platform: Platform::Linux }),
         ("config example --platform macos", Invocation::ConfigExample { platform: Platform::Macos }),
         ("completions bash", Invocation::Completions { shell: clap_complete::Shell::Bash }),
+        ("man /x", Invocation::Manual { dir: "/x".into() }),
     ];
     for (line, expected) in table {
         assert_eq!(words(line), Ok(expected), "{line}");
@@ -197,4 +198,19 @@ fn the_declaration_is_sound_and_completes() {
     let script = String::from_utf8(completions(clap_complete::Shell::Bash)).unwrap();
     assert!(script.contains("--enroll-out-dir"));
     assert!(version_line().starts_with("nexusd 0."));
+}
+
+#[test]
+fn every_command_and_every_key_has_its_place_in_the_manual() {
+    let pages = manual_pages();
+    let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!((names.first(), names.last()), (Some(&"nexusd.1"), Some(&"nexusd.yaml.5")));
+    for name in ["nexusd-run.1", "nexusd-config-check.1", "nexusd-rootfs-ensure.1"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+    assert!(!names.iter().any(|name| name.contains("-man") || name.contains("-help")), "{names:?}");
+    let keys = &pages.last().unwrap().1;
+    for key in crate::config::keys::KEYS {
+        assert!(keys.contains(&format!("\\fB{}\\fR: ", key.path)), "{}", key.path);
+    }
 }

@@ -3,10 +3,12 @@
 //! The reader takes ranges and defaults from it, unknown keys get their suggestion from it, and the example
 //! configurations are printed from it.
 
-use super::Platform;
+use std::time;
+
 use super::words::{
     Bridge, ContainerNetwork, ContainerProxyMode, ContainerRuntime, LogFormat, LogLevel, PullPolicy, SniPolicy,
 };
+use super::{Platform, scalar};
 
 /// One key of the configuration.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +48,40 @@ pub enum Kind {
     List(&'static str),
     /// A mapping of text to text.
     Map(&'static str),
+}
+
+impl Kind {
+    /// What is expected, in words.
+    #[must_use]
+    pub fn words(self) -> String {
+        match self {
+            Self::Text(what) => what.to_owned(),
+            Self::Flag => "true or false".to_owned(),
+            Self::Integer(..) => "a whole number".to_owned(),
+            Self::Bytes(..) => "a number of bytes".to_owned(),
+            Self::Duration(..) | Self::DurationOrZero(..) => "a duration such as 25s".to_owned(),
+            Self::Path => "a path".to_owned(),
+            Self::Program => "a program".to_owned(),
+            Self::OneOf(words) => format!("one of {}", words.join(", ")),
+            Self::List(what) => format!("a list of {what}"),
+            Self::Map(what) => format!("a mapping of {what}"),
+        }
+    }
+
+    /// The bounds in words, where there are some.
+    #[must_use]
+    pub fn range(self) -> Option<String> {
+        let show = |millis| scalar::show_duration(time::Duration::from_millis(millis));
+        match self {
+            Self::Integer(min, max) => Some(format!("{min} to {max}")),
+            Self::Bytes(min, max) => Some(format!("{} to {}", scalar::show_bytes(min), scalar::show_bytes(max))),
+            Self::Duration(min, max) | Self::DurationOrZero(min @ 0, max) => {
+                Some(format!("{} to {}", show(min), show(max)))
+            }
+            Self::DurationOrZero(min, max) => Some(format!("0, or {} to {}", show(min), show(max))),
+            _ => None,
+        }
+    }
 }
 
 /// What holds where the file is silent.

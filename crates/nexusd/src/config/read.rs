@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
     fn value<T>(&mut self, path: &'static str, parse: impl Fn(&Self, &Key, &Scalar) -> Parsed<T>) -> Option<T> {
         let key = keys::find(path)?;
         if let Some(node) = self.lone_tilde_checked(key)
-            && let Some(scalar) = self.scalar(key, node, &expected(key))
+            && let Some(scalar) = self.scalar(key, node, &key.kind.words())
         {
             match parse(self, key, &scalar) {
                 Ok(value) => return Some(value),
@@ -253,7 +253,6 @@ impl<'a> Reader<'a> {
                 _ => return Err("is no number".to_owned()),
             };
             let parse = if is_size { scalar::bytes } else { scalar::integer };
-            let show = |number| if is_size { scalar::show_bytes(number) } else { number.to_string() };
             let plain = scalar.text.bytes().all(|byte| byte.is_ascii_digit());
             if plain {
                 unquoted(scalar, "the number")?;
@@ -262,7 +261,7 @@ impl<'a> Reader<'a> {
             if (min..=max).contains(&number) {
                 return Ok(number);
             }
-            Err(out_of_range(key, scalar, &format!("{} to {}", show(min), show(max))))
+            Err(out_of_range(key, scalar))
         })
     }
 
@@ -279,9 +278,7 @@ impl<'a> Reader<'a> {
             if (min..=max).contains(&found) || zero && found.is_zero() {
                 return Ok(found);
             }
-            let (least, most) = (scalar::show_duration(min), scalar::show_duration(max));
-            let or_zero = if zero && !min.is_zero() { "0, or " } else { "" };
-            Err(out_of_range(key, scalar, &format!("{or_zero}{least} to {most}")))
+            Err(out_of_range(key, scalar))
         })
         .unwrap_or_default()
     }
@@ -317,7 +314,7 @@ impl<'a> Reader<'a> {
         let default = key.default.yaml(self.surroundings.platform).map(|text| document::parse(text).0);
         let Some(node) = self.node(path).or(default.as_ref()) else { return Vec::new() };
         let Value::List(nodes) = &node.value else {
-            let text = format!("expected {}, found {}: write [a, b]", expected(key), node.kind());
+            let text = format!("expected {}, found {}: write [a, b]", key.kind.words(), node.kind());
             self.complain_at(node.place, path, text);
             return Vec::new();
         };
@@ -339,7 +336,7 @@ impl<'a> Reader<'a> {
     pub(super) fn pairs(&mut self, path: &'static str) -> Vec<(Item<String>, Item<String>)> {
         let (Some(key), Some(node)) = (keys::find(path), self.node(path)) else { return Vec::new() };
         let Value::Map(entries) = &node.value else {
-            let text = format!("expected {}, found {}: write {{key: value}}", expected(key), node.kind());
+            let text = format!("expected {}, found {}: write {{key: value}}", key.kind.words(), node.kind());
             self.complain_at(node.place, path, text);
             return Vec::new();
         };
@@ -358,26 +355,11 @@ impl<'a> Reader<'a> {
 }
 
 /// What the value counts is what a wrong one most often got wrong.
-fn out_of_range(key: &Key, scalar: &Scalar, range: &str) -> String {
+fn out_of_range(key: &Key, scalar: &Scalar) -> String {
+    let range = key.kind.range().unwrap_or_default();
     let mut about = key.about.trim_end_matches('.').chars();
     let counts: String = about.next().into_iter().flat_map(char::to_lowercase).chain(about).collect();
     format!("{} is out of range: write {range} ({counts})", bare(&scalar.written))
-}
-
-/// What a message says was expected.
-fn expected(key: &Key) -> String {
-    match key.kind {
-        Kind::Text(what) => what.to_owned(),
-        Kind::Flag => "true or false".to_owned(),
-        Kind::Integer(..) => "a whole number".to_owned(),
-        Kind::Bytes(..) => "a number of bytes".to_owned(),
-        Kind::Duration(..) | Kind::DurationOrZero(..) => "a duration such as 25s".to_owned(),
-        Kind::Path => "a path".to_owned(),
-        Kind::Program => "a program".to_owned(),
-        Kind::OneOf(words) => format!("one of {}", words.join(", ")),
-        Kind::List(what) => format!("a list of {what}"),
-        Kind::Map(what) => format!("a mapping of {what}"),
-    }
 }
 
 fn unquoted(scalar: &Scalar, what: &str) -> Parsed<()> {
