@@ -61,6 +61,10 @@ fn complaints(settings: &[(String, String)]) -> Vec<String> {
                 let given: Vec<&str> = lines.iter().flat_map(|value| value.split_whitespace()).collect();
                 lines.is_empty() || words.iter().all(|word| given.contains(word))
             }
+            Wanted::TakesAwayOnly(words) => lines.iter().all(|value| {
+                let taken = value.strip_prefix('~').unwrap_or(value);
+                value.starts_with('~') && taken.split_whitespace().all(|word| words.contains(&word))
+            }),
         };
         if !kept {
             complaints.push(format!("{setting}={}: {why}", lines.last().unwrap_or(&"(absent)")));
@@ -95,6 +99,7 @@ fn each_rule_bites() {
             Wanted::NotNegative => "-500",
             Wanted::Exactly(_) => "something else",
             Wanted::Words(_) => "",
+            Wanted::TakesAwayOnly(_) => "~@clock @debug",
         };
         let mut changed: Vec<(String, String)> = unit.iter().filter(|(name, _)| name != setting).cloned().collect();
         changed.push(((*setting).to_owned(), broken.to_owned()));
@@ -149,6 +154,30 @@ fn the_units_agree_with_the_daemon_and_its_documents() {
         assert!(users.lines().any(|line| line.starts_with(&format!("u {name} "))), "{name} in nexus.sysusers.conf");
     }
     assert!(users.lines().any(|line| line.starts_with("u nexus-sandbox ")));
+}
+
+/// systemd's own measure of what a service could do to its machine, from 0 (nothing) to 10.
+fn exposure(unit: &Path) -> f64 {
+    let output = Command::new("systemd-analyze").args(["security", "--offline=true", "--no-pager"]).arg(unit).output();
+    let report = String::from_utf8(output.unwrap().stdout).unwrap();
+    let (_, last) = report.rsplit_once("Overall exposure level for ").unwrap();
+    last.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_units_leave_little_exposed() {
+    require!(Systemd);
+    for (name, line) in
+        [("nexusd.service", "\nProtectSystem=strict"), ("mothership.service", "\nCapabilityBoundingSet=")]
+    {
+        let found = exposure(&shipped(name));
+        assert!(found < 4.0, "{name}: {found}");
+        // Control: a line less is more.
+        let dir = tempfile::tempdir().unwrap();
+        let changed = dir.path().join(name);
+        fs::write(&changed, fs::read_to_string(shipped(name)).unwrap().replace(line, "")).unwrap();
+        assert!(exposure(&changed) > found, "{name} without {line}");
+    }
 }
 
 #[test]

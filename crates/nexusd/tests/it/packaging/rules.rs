@@ -19,6 +19,8 @@ pub(super) enum Wanted {
     Exactly(&'static str),
     /// Absent, or with all of these words.
     Words(&'static [&'static str]),
+    /// Absent, or a list of what is taken away, with none but these words.
+    TakesAwayOnly(&'static [&'static str]),
 }
 
 /// One rule.
@@ -30,7 +32,7 @@ pub(super) struct Rule {
     pub(super) why: &'static str,
 }
 
-use Wanted::{Absent, Exactly, NotNegative, NotWithin, Off, Words};
+use Wanted::{Absent, Exactly, NotNegative, NotWithin, Off, TakesAwayOnly, Words};
 
 const fn rule(setting: &'static str, wanted: Wanted, why: &'static str) -> Rule {
     Rule { setting, wanted, why }
@@ -66,8 +68,9 @@ pub(super) const FORBIDDEN: &[Rule] = &[
     ),
     rule(
         "SystemCallFilter",
-        Absent,
-        "sandboxes inherit it, and tools use an open-ended set of calls; they have a filter of their own",
+        TakesAwayOnly(&["@clock", "@module", "@obsolete", "@raw-io", "@reboot", "@swap"]),
+        "sandboxes inherit it, and tools use an open-ended set of calls: what may be taken away is what the sandboxes' own \
+         filter takes away too, and what the kernel refuses to any ordinary user",
     ),
     rule("PrivateNetwork", Off, "no mothership, and no way out for the egress proxy"),
     rule("PrivateUsers", Off, "a root daemon can neither mount nor become the sandboxes' user"),
@@ -109,8 +112,8 @@ pub(super) const REQUIRED: &[Rule] = &[
     ),
     rule(
         "RestrictAddressFamilies",
-        Words(&["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_VSOCK"]),
-        "bubblewrap brings loopback up by netlink, microVMs speak vsock",
+        Words(&["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]),
+        "bubblewrap brings loopback up by netlink (Firecracker's vsock ends in a Unix socket on this side)",
     ),
     rule("StateDirectoryMode", Exactly("0700"), "facilities and the daemon's spool are nobody else's"),
     rule("LimitCORE", Exactly("0"), "a core dump would hold the private key"),
