@@ -10,6 +10,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # make escape-report KNOCKOUT=seccomp: that layer left out; WRITE=1: write docs/escape-report.md
 KNOCKOUT ?=
 WRITE ?=
+# make deb ARCH=arm64: for another machine than this one
+ARCH ?=
 # make demo KEEP=1: leave the control plane and the daemon running
 KEEP ?=
 # make fuzz SECONDS=600: so long for each target
@@ -89,6 +91,10 @@ build-linux: bootstrap-build ## static release binaries for amd64 and arm64 in d
 .PHONY: build-macos
 build-macos: ## the macOS daemon (arm64) in dist/; needs a Mac
 	@tools/build-release.sh macos
+
+.PHONY: deb
+deb: bootstrap-build ## Debian packages of both programs in dist/, for this machine (ARCH=arm64: for that)
+	@tools/build-deb.sh $(ARCH)
 
 .PHONY: fmt
 fmt: bootstrap-check ## format the source

@@ -1,20 +1,46 @@
 //! The units of systemd that are shipped: what they say is read here as systemd reads it, and held against the rules.
 
+mod chroot;
+mod deb;
+mod install;
 mod launchd;
+mod manual;
+mod release;
 mod rules;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use nexusd::config::{Config, Platform, parse_duration};
 use testkit::require;
 
+use chroot::Chroot;
 use rules::{FORBIDDEN, REQUIRED, Rule, Wanted};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nexus-linux/packaging/systemd").join(name)
+}
+
+/// One of the two programs as the tests were built with it.
+fn program(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_nexusd")).with_file_name(name)
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What systemd says against a unit that is installed in a root of its own, to which this machine lends the rest of a systemd.
+fn verified(chroot: &Chroot, unit: &str) -> Vec<String> {
+    let output = chroot.beside(&format!(
+        "for dir in /usr/bin /usr/lib/systemd/system; do \
+         mount -t overlay overlay -o \"lowerdir=$ROOT$dir:$dir\" \"$ROOT$dir\" || exit; done; \
+         systemd-analyze verify --man=no --root=\"$ROOT\" {unit}"
+    ));
+    assert!(output.status.code().is_some_and(|code| code < 2), "{output:?}");
+    said(&output).lines().map(str::to_owned).collect()
 }
 
 /// The settings of one section, in order; a setting may stand there several times.
@@ -148,12 +174,13 @@ fn the_units_agree_with_the_daemon_and_its_documents() {
     assert!(example.contains(&format!("work_dir: \"{state}/")), "{state}");
     // limits.nofile is refused above this, and an ordinary user cannot go beyond the unit's limit.
     assert_eq!(value(&unit, "LimitNOFILE"), Some("1048576"));
-    let users = fs::read_to_string(shipped("nexus.sysusers.conf")).unwrap();
     for (name, file) in [("nexusd", "nexusd.service"), ("mothership", "mothership.service")] {
         assert_eq!(value(&service(file), "User"), Some(name));
-        assert!(users.lines().any(|line| line.starts_with(&format!("u {name} "))), "{name} in nexus.sysusers.conf");
+        let users = fs::read_to_string(shipped(&format!("{name}.sysusers.conf"))).unwrap();
+        assert!(users.lines().any(|line| line.starts_with(&format!("u {name} "))), "{name}: {users}");
+        let sandbox = users.lines().any(|line| line.starts_with("u nexus-sandbox "));
+        assert_eq!(sandbox, name == "nexusd", "{users}");
     }
-    assert!(users.lines().any(|line| line.starts_with("u nexus-sandbox ")));
 }
 
 /// systemd's own measure of what a service could do to its machine, from 0 (nothing) to 10.
