@@ -110,7 +110,6 @@ pub(super) enum Command {
         shell: clap_complete::Shell,
     },
     /// Write the manual pages
-    #[command(hide = true)]
     Man {
         /// Into this folder
         #[arg(value_name = "DIR")]

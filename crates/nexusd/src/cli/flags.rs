@@ -134,7 +134,6 @@ pub(super) enum Command {
         shell: clap_complete::Shell,
     },
     /// Write the manual pages
-    #[command(hide = true)]
     Man {
         /// Into this folder
         #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
