@@ -66,10 +66,15 @@ Upstream-Name: nexus
 Source: https://github.com/cybros/nexus
 
 Files: *
-Copyright: the authors of Nexus
+Copyright: 2026 the authors of Nexus
 License: Apache-2.0
  On Debian systems the text of the licence is in /usr/share/common-licenses/Apache-2.0.
 TEXT
+}
+
+changelog() {
+    printf '%s (%s) unstable; urgency=medium\n\n  * Version %s of https://github.com/cybros/nexus\n\n -- %s  %s\n' \
+        "$1" "$version" "$version" "$maintainer" "$(LC_ALL=C date -u -R ${SOURCE_DATE_EPOCH:+-d "@$SOURCE_DATE_EPOCH"})"
 }
 
 package() { # program, what it needs, what it goes well with, what it is, and more about that
@@ -81,6 +86,8 @@ package() { # program, what it needs, what it goes well with, what it is, and mo
     texts "$program"
     copyright >"$work/copyright"
     put 0644 "$work/copyright" "usr/share/doc/$program/copyright"
+    changelog "$program" | gzip -9n >"$work/changelog.gz"
+    put 0644 "$work/changelog.gz" "usr/share/doc/$program/changelog.gz"
     put 0644 "$packaging/deb/README.$program" "usr/share/doc/$program/README"
     if [ "$program" = nexusd ]; then
         "$self" config example >"$work/config.yaml"
@@ -114,9 +121,10 @@ CONTROL
 }
 
 package nexusd 'bubblewrap, ca-certificates, git, passwd' 'podman, socat, mothership' \
-    'daemon of Nexus: runs directives in sandboxes' ' It asks a mothership for work, runs each command in a sandbox with a workspace that persists,
- lets out only the connections that were allowed, and streams log and result back.'
+    'daemon of Nexus: runs directives in sandboxes' ' It asks a mothership for work, runs each command in a sandbox with a
+ workspace that persists, lets out only the connections that were allowed,
+ and streams log and result back.'
 package mothership 'passwd' 'nexusd' \
-    'control plane of Nexus: holds directives and hands them out' ' It queues the directives of people and programs, hands them to the daemons that enrolled with it, and
- keeps their logs and results.'
+    'control plane of Nexus: holds directives and hands them out' ' It queues the directives of people and programs, hands them to the daemons
+ that enrolled with it, and keeps their logs and results.'
 tools/release-sums.sh dist

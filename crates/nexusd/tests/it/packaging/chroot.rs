@@ -1,7 +1,7 @@
 //! A fresh Debian for one test: the tests' root directory with a layer of its own above it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// The layer, which keeps what was done from one command to the next.
@@ -87,11 +87,6 @@ impl Chroot {
         let mut lines: Vec<String> = listing.lines().filter(|line| !own(line)).map(str::to_owned).collect();
         lines.sort();
         lines
-    }
-
-    /// Where a file of it is, once a command has made it.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join("upper").join(name)
     }
 }
 

@@ -70,7 +70,8 @@ fn a_life_with_the_package() {
     chroot.must(&format!("{DPKG} --remove nexusd"));
     assert_eq!(chroot.systemctl(), ["disable --now nexusd.service", "daemon-reload"]);
     chroot.must(kept);
-    let left = more(&chroot.everything(), &before);
+    let mut left = more(&chroot.everything(), &before);
+    left.dedup();
     let expected = [
         "/etc/nexusd",
         "/etc/nexusd/config.yaml",
@@ -81,9 +82,7 @@ fn a_life_with_the_package() {
         "nexus-sandbox",
         "nexusd",
     ];
-    let mut distinct = left.clone();
-    distinct.dedup();
-    assert_eq!(distinct, expected);
+    assert_eq!(left, expected);
 
     // Purged, the configuration goes; people's work stays until it is said that it shall go too.
     let told = chroot.must(&format!("{DPKG} --purge nexusd"));
@@ -133,7 +132,7 @@ fn in_place(chroot: &Chroot) {
     chroot.must("mv /usr/bin/nexusd.away /usr/bin/nexusd");
     assert!(chroot.must("nexusd -version").starts_with("nexusd 0."));
     let checked = chroot.must("nexusd config check --config /usr/share/doc/nexusd/examples/config.yaml");
-    assert!(checked.ends_with("config.yaml: ok\n"), "{checked}");
+    assert!(checked.contains("examples/config.yaml: ok\n"), "{checked}");
     chroot.must("runuser -u nexusd -- nexusd config example --platform linux >/tmp/x && cmp /tmp/x /usr/share/doc/nexusd/examples/config.yaml");
 }
 
@@ -147,9 +146,10 @@ fn the_control_plane_s(chroot: &Chroot, before: &[String]) {
         "ln -sr /usr/lib/systemd/system/mothership.service /etc/systemd/system/multi-user.target.wants/ && \
          echo x >/etc/default/mothership",
     );
-    chroot.must(&format!("{DPKG} --purge mothership && rmdir --ignore-fail-on-non-empty /var/lib/mothership"));
-    let left = more(&chroot.everything(), before);
-    assert!(left.iter().all(|line| line == "mothership"), "an empty state folder is nobody's work: {left:?}");
+    chroot.must(&format!("{DPKG} --purge mothership"));
+    let mut left = more(&chroot.everything(), before);
+    left.dedup();
+    assert_eq!(left, ["mothership"], "an empty state folder is nobody's work; the user may own files elsewhere");
 }
 
 #[test]
