@@ -29,6 +29,7 @@ impl Session {
             let block = match self.head(wait).await {
                 Ok(length) => self.buffer.drain(..length).collect::<Vec<u8>>(),
                 Err(HeadFailure::Gone) => return,
+                Err(HeadFailure::CutOff) => return self.account_cut_off(Method::Http),
                 Err(HeadFailure::TimedOut) => return self.refuse_slow_head().await,
                 Err(HeadFailure::Malformed(error)) => return self.refuse_bad_head(error).await,
             };

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, Method};
 use super::refuse::Told;
 use super::{Shared, exchange::Origin};
+use crate::policy::reason::Reason;
 use crate::stream::Stream;
 use crate::wire::head::{HeadError, HeadScanner};
 use crate::wire::socks;
@@ -37,6 +38,8 @@ pub(super) struct Session {
 pub(super) enum HeadFailure {
     /// The client went away, or never asked for anything.
     Gone,
+    /// The client went away in the middle of it.
+    CutOff,
     /// Not in time.
     TimedOut,
     /// Not a header block.
@@ -75,8 +78,13 @@ impl Session {
         }
     }
 
+    /// The client has sent something and left before it was whole. It was an attempt, at nobody knows what.
+    pub(super) fn account_cut_off(&self, method: Method) {
+        drop(Attempt::unreadable(&self.shared, method, "", Reason::Other));
+    }
+
     async fn refuse_socks4(&mut self) {
-        let reason = crate::Reason::InvalidDestination;
+        let reason = Reason::InvalidDestination;
         drop(Attempt::unreadable(&self.shared, Method::Socks5, "", reason));
         self.refuse(&socks::SOCKS4_REFUSED).await;
     }
@@ -112,7 +120,8 @@ impl Session {
             match tokio::time::timeout_at(deadline, self.fill()).await {
                 Err(_) if was_empty => return Err(HeadFailure::Gone),
                 Err(_) => return Err(HeadFailure::TimedOut),
-                Ok(Err(_) | Ok(0)) => return Err(HeadFailure::Gone),
+                Ok(Err(_) | Ok(0)) if was_empty => return Err(HeadFailure::Gone),
+                Ok(Err(_) | Ok(0)) => return Err(HeadFailure::CutOff),
                 Ok(Ok(_)) if was_empty => deadline = Instant::now() + HEAD_TIMEOUT,
                 Ok(Ok(_)) => {}
             }

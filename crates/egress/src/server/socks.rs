@@ -21,9 +21,9 @@ impl Session {
         let handshake = tokio::time::timeout_at(deadline, self.socks5_handshake());
         match handshake.await {
             Ok(Ok(Some(to))) => self.socks5_connect(to).await,
-            Ok(Ok(None) | Err(Gone)) => {}
-            // No reply says that; an attempt it was all the same.
-            Err(_) => drop(Attempt::unreadable(&self.shared, Method::Socks5, "", Reason::Other)),
+            Ok(Ok(None)) => {}
+            // No reply says that it took too long; an attempt it was all the same.
+            Ok(Err(Gone)) | Err(_) => self.account_cut_off(Method::Socks5),
         }
     }
 

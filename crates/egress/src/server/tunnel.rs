@@ -121,9 +121,9 @@ async fn inspect(
         }
         match tokio::time::timeout_at(deadline, client.read_into(&mut held, READ_BYTES)).await {
             Err(_) => break Hello::Broken("not finished within 2 s"),
-            Ok(Ok(0)) => break Hello::Broken("cut off"),
+            // A reset is no better an end than an orderly one.
+            Ok(Ok(0) | Err(_)) => break Hello::Broken("cut off"),
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(UploadEnd::Io(error)),
         }
     };
     // Set at most once: this function runs once for an attempt.

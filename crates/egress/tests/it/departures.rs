@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, mpsc};
 
-use crate::bed::{Bed, Origin, PATIENCE, Setup, read_head};
+use crate::bed::{Bed, Client, Origin, PATIENCE, Setup, read_head};
 
 /// What a silent origin saw.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,11 +95,11 @@ async fn a_client_that_has_only_ended_its_side_gets_its_answer() {
     }
 }
 
-async fn allowed_becomes_one(bed: &Bed) {
+async fn attempts_become(bed: &Bed, want: u64, when: &str) {
     let count = || bed.counters.decisions().map(|(.., count)| count).sum::<u64>();
     let began = Instant::now();
-    while count() != 1 {
-        assert!(began.elapsed() < PATIENCE, "{} attempts have ended", count());
+    while count() != want {
+        assert!(began.elapsed() < PATIENCE, "{when}: {} attempts have ended", count());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -119,7 +119,7 @@ async fn a_tunnel_ends_when_its_client_is_gone_after_its_half_close() {
     client.0.shutdown().await.unwrap();
     client.0.peek(&mut [0]).await.unwrap();
     drop(client);
-    allowed_becomes_one(&bed).await;
+    attempts_become(&bed, 1, "gone").await;
 }
 
 /// A request that may not be sent twice is not sent to an origin that has left, however lately.
@@ -147,4 +147,130 @@ async fn an_origin_that_has_left_is_not_asked_again() {
         left.notify_one();
         has_left.notified().await;
     }
+}
+
+/// How a client leaves.
+#[derive(Clone, Copy, Debug)]
+enum Leaving {
+    Close,
+    Reset,
+}
+
+async fn leave(client: Client, how: Leaving) {
+    if matches!(how, Leaving::Reset) {
+        rustix::net::sockopt::set_socket_linger(&client.0, Some(Duration::ZERO)).unwrap();
+    }
+    drop(client);
+}
+
+/// Whoever sent something has tried something, and the audit says so; a connection on which nothing came is none.
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_its_request_has_made_an_attempt() {
+    let http = "HTTP :0 deny OTHER";
+    let socks = "SOCKS5 :0 deny OTHER";
+    let cases: &[(&[u8], Option<&str>)] = &[
+        (b"", None),
+        (b"G", Some(http)),
+        (b"CONNECT a.test:443 HTTP/1.1\r\nHost:", Some(http)),
+        (b"GET http://a.test/ HTTP/1.1\r\n", Some(http)),
+        (b"\r\nGET", Some(http)),
+        (&[5], Some(socks)),
+        (&[5, 2, 0], Some(socks)),
+        (&[5, 1, 0], Some(socks)),
+        (&[5, 1, 0, 5, 1, 0, 3, 6, b'a'], Some(socks)),
+    ];
+    for (sent, want) in cases {
+        for how in [Leaving::Close, Leaving::Reset] {
+            let bed = Setup::allowing(&["a.test:443"]).start().await;
+            let mut client = bed.client().await;
+            client.send(sent).await;
+            leave(client, how).await;
+            // A whole denial after it, by which the proxy is alive.
+            assert!(bed.talk("GET / HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 400"));
+            attempts_become(&bed, 1 + u64::from(want.is_some()), &format!("{sent:?} {how:?}")).await;
+            let left = bed.end().await;
+            let lines: Vec<String> =
+                left.lines().into_iter().filter(|line| !line.ends_with("PROXY_REQUIRED")).collect();
+            assert_eq!(lines.first().map(String::as_str), *want, "{sent:?} {how:?}");
+        }
+    }
+}
+
+/// The same on a connection whose first request was whole.
+#[tokio::test]
+async fn a_second_request_that_is_cut_off_is_an_attempt_too() {
+    let origin = Origin::mirror().await;
+    let to = format!("a.test:{}", origin.port);
+    let bed = Setup::allowing(&[&to]).start().await;
+    for (sent, attempts) in [("", 1), ("GE", 3)] {
+        let mut client = bed.client().await;
+        client.send(format!("GET http://{to}/ HTTP/1.1\r\n\r\n")).await;
+        client.head().await;
+        client.send(sent).await;
+        drop(client);
+        attempts_become(&bed, attempts, sent).await;
+    }
+    let lines = bed.end().await.lines();
+    let whole = format!("HTTP {to} allow OK");
+    assert_eq!(lines, [whole.as_str(), &whole, "HTTP :0 deny OTHER"]);
+}
+
+/// The name that a hello carries is not known before it is whole: one that never became so was not allowed.
+#[tokio::test]
+async fn a_hello_that_is_cut_off_is_refused_however_its_client_leaves() {
+    for how in [Leaving::Close, Leaving::Reset] {
+        let (origin, mut saw) = telling().await;
+        let to = format!("a.test:{}", origin.port);
+        let mut setup = Setup::allowing(&[&to]);
+        setup.rules.sni_check_ports = vec![origin.port];
+        let bed = setup.start().await;
+        let mut client = bed.client().await;
+        client.tunnel(&to).await;
+        client.send([22, 3, 1, 2, 0, 1, 0]).await;
+        leave(client, how).await;
+        attempts_become(&bed, 1, &format!("{how:?}")).await;
+        let left = bed.end().await;
+        assert_eq!(left.lines(), [format!("CONNECT {to} deny SNI_MISMATCH")], "{how:?}");
+        assert_eq!(left.audit[0]["sni"], "(broken)", "{how:?}");
+        assert_eq!(saw.recv().await, Some(Vec::new()), "{how:?}: nothing of it went on");
+    }
+}
+
+/// An origin that tells all that came on each connection.
+async fn telling() -> (Origin, mpsc::Receiver<Vec<u8>>) {
+    let (tell, saw) = mpsc::channel(8);
+    let origin = Origin::start(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).await.ok();
+            tell.send(all).await.unwrap();
+        }
+    })
+    .await;
+    (origin, saw)
+}
+
+#[tokio::test]
+async fn ten_thousand_that_leave_are_counted_and_shown_once() {
+    let bed = Setup::allowing(&["a.test:443"]).start().await;
+    let mut lanes = tokio::task::JoinSet::new();
+    for lane in 0..8 {
+        let proxy = bed.proxy;
+        lanes.spawn(async move {
+            for round in 0..1250 {
+                let mut client = Client(tokio::net::TcpStream::connect(proxy).await.unwrap());
+                client.send(if (lane + round) % 2 == 0 { b"CONNECT h.test".as_slice() } else { &[5, 1] }).await;
+                client.0.shutdown().await.unwrap();
+                // Until the proxy has let go of it.
+                client.rest().await;
+            }
+        });
+    }
+    lanes.join_all().await;
+    attempts_become(&bed, 10_000, "all").await;
+    let left = bed.end().await;
+    assert_eq!(left.summary.denied, 10_000);
+    assert_eq!(left.denials, ["[egress] denied (no destination) (OTHER)"]);
+    assert_eq!(left.summary.denied_destinations, ["(no destination)"]);
 }
