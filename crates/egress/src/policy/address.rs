@@ -48,7 +48,7 @@ pub enum AddressClass {
     Discard,
     /// ORCHID, both generations: identifiers, not locators.
     Orchid,
-    /// One of the host's own interface addresses or gateways.
+    /// One of the host's own interface addresses, an address that is routed to it, or a gateway.
     OwnAddress,
     /// A listener of the daemon, or the mothership's.
     OwnListener,
@@ -174,25 +174,31 @@ impl NamedListeners {
     }
 }
 
-/// Addresses of the host's interfaces, and its gateways. They come and go while a directive runs (a temporary IPv6 address
-/// lives for a day), so all policies share what was last read. Cheap to clone.
+/// Addresses of the host's interfaces, ranges that are routed to it, and its gateways. They come and go while a directive
+/// runs (a temporary IPv6 address lives for a day), so all policies share what was last read. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct OwnAddresses(Arc<RwLock<Vec<IpAddr>>>);
+pub struct OwnAddresses(Arc<RwLock<Vec<IpNet>>>);
+
+impl From<Vec<IpNet>> for OwnAddresses {
+    fn from(ranges: Vec<IpNet>) -> Self {
+        Self(Arc::new(RwLock::new(ranges)))
+    }
+}
 
 impl From<Vec<IpAddr>> for OwnAddresses {
     fn from(addresses: Vec<IpAddr>) -> Self {
-        Self(Arc::new(RwLock::new(addresses)))
+        addresses.into_iter().map(IpNet::from).collect::<Vec<_>>().into()
     }
 }
 
 impl OwnAddresses {
     /// Takes the place of what was known, for connections from now on.
-    pub fn set(&self, addresses: Vec<IpAddr>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+    pub fn set(&self, ranges: Vec<IpNet>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = ranges;
     }
 
     fn contains(&self, ip: &IpAddr) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(ip)
+        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().any(|range| range.contains(ip))
     }
 }
 
@@ -201,7 +207,7 @@ impl OwnAddresses {
 pub struct AddressRules {
     /// Ranges opened by the operator (`egress.allow_private`).
     pub allow_private: Vec<IpNet>,
-    /// Addresses of the host's interfaces, and its gateways.
+    /// Addresses of the host's interfaces, ranges that are routed to it, and its gateways.
     pub own_addresses: OwnAddresses,
     /// Where the daemon and the mothership listen; an address of this host, or an unspecified one, stands
     /// for every address of the host.

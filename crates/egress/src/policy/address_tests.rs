@@ -256,7 +256,9 @@ fn own_addresses_are_judged_as_they_are_now() {
     let rules = AddressRules { own_addresses: own.clone(), ..AddressRules::default() };
     let judge = || rules.judge("[2a00:1::5]:22".parse().unwrap()).map_err(|refusal| refusal.class);
     assert_eq!(judge(), Ok(()));
-    own.set(vec![ip("2a00:1::5")]);
+    own.set(vec![ip("2a00:1::5").into()]);
+    assert_eq!(judge(), Err(AddressClass::OwnAddress));
+    own.set(vec!["2a00:1::/64".parse().unwrap()]);
     assert_eq!(judge(), Err(AddressClass::OwnAddress));
     own.set(Vec::new());
     assert_eq!(judge(), Ok(()));

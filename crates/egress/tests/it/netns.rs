@@ -70,6 +70,8 @@ pub(crate) const FORBIDDEN_HERE: &[&str] = &[
     "fe80::1",
     "ff02::1",
     "2607:99::2",
+    "51.15.8.7",
+    "2607:98::7",
     "::ffff:127.0.0.1",
     "::ffff:10.0.0.1",
     "::ffff:169.254.169.254",
@@ -133,6 +135,9 @@ pub(crate) fn join(near: &Namespace, far: &Namespace) {
         ip(&format!("-n {namespace} link set lo up"));
         ip(&format!("-n {namespace} link set {device} up"));
     }
+    // Whole ranges that are this host's own.
+    ip(&format!("-n {near} route add local 51.15.8.0/24 dev lo"));
+    ip(&format!("-n {near} -6 route add local 2607:98::/64 dev lo"));
     ip(&format!("-n {near} route add default via 11.99.0.1"));
     ip(&format!("-n {near} -6 route add default via 2607:99::1"));
     for address in PUBLIC.iter().chain(FORBIDDEN) {
@@ -196,7 +201,7 @@ fn across<T: Send + 'static>(
             json!({"mode": "allowlist", "allow": names.keys().map(|name| format!("{name}:80")).collect::<Vec<_>>()});
         let own = egress::host_addresses::read(std::path::Path::new("/proc/thread-self/net")).unwrap();
         setup.rules.own_addresses = own.clone().into();
-        assert!(own.contains(&"11.99.0.2".parse().unwrap()), "the namespace's own: {own:?}");
+        assert!(own.contains(&"11.99.0.2/32".parse().unwrap()), "the namespace's own: {own:?}");
         setup.rules.allow_private =
             if open { vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()] } else { Vec::new() };
         client(setup.start_with("11.99.0.1:5300".parse::<SocketAddr>().unwrap()).await).await

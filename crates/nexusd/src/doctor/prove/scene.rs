@@ -180,11 +180,12 @@ fn victim(helper: &Path) -> io::Result<Child> {
     command.kill_on_drop(true).spawn()
 }
 
-/// Loopback first, and the interfaces' own; gateways are others' and cannot be listened at.
+/// Loopback first, and the interfaces' own, not the ranges around them; gateways are others' and cannot be listened at.
 fn addresses() -> Vec<IpAddr> {
     let mut all: Vec<IpAddr> = vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)];
     let own = egress::host_addresses::read(Path::new("/proc/net")).unwrap_or_default();
-    all.extend(own.into_iter().filter(|ip| !ip.is_loopback()));
+    let single = own.into_iter().filter(|range| range.prefix_len() == range.max_prefix_len()).map(|range| range.addr());
+    all.extend(single.filter(|ip| !ip.is_loopback()));
     all
 }
 
