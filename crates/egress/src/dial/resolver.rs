@@ -1,7 +1,10 @@
 //! Name look-ups, by a library that tells how long an answer holds; never by libc.
 
+mod system;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use conduits::DnsName;
@@ -16,6 +19,7 @@ use ipnet::Ipv6Net;
 use tokio::time::Instant;
 
 use crate::policy::nat64;
+use system::System;
 
 /// How long one look-up may take, retries included.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,8 +67,12 @@ pub(crate) struct Answer {
 /// Looks names up; one for the daemon, cheap to clone. Caches nothing itself: each directive keeps
 /// its own answers, so that none can tell from timing what another one asked for.
 #[derive(Clone)]
-pub struct Resolver {
-    inner: TokioResolver,
+pub struct Resolver(Source);
+
+#[derive(Clone)]
+enum Source {
+    Fixed(TokioResolver),
+    Followed(Arc<System>),
 }
 
 impl fmt::Debug for Resolver {
@@ -74,13 +82,21 @@ impl fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    /// With the name servers of `/etc/resolv.conf` and the names of `/etc/hosts`.
+    /// With the name servers of `/etc/resolv.conf` and the names of `/etc/hosts`, as they are from time to time.
     ///
     /// # Errors
     /// The configuration cannot be read.
     pub fn from_system() -> Result<Self, ResolverError> {
-        let builder = TokioResolver::builder_tokio().map_err(ResolverError::System)?;
-        Self::build(builder, ResolveHosts::Always)
+        let files = ["/etc/resolv.conf", "/etc/hosts"].map(Into::into).to_vec();
+        let read = || {
+            let builder = TokioResolver::builder_tokio().map_err(ResolverError::System)?;
+            Self::build(builder, ResolveHosts::Always)
+        };
+        System::new(files, Box::new(read)).map(Self::followed)
+    }
+
+    fn followed(system: System) -> Self {
+        Self(Source::Followed(Arc::new(system)))
     }
 
     /// With these name servers alone, asked over UDP and, where an answer is cut, TCP.
@@ -88,6 +104,10 @@ impl Resolver {
     /// # Errors
     /// The resolver cannot be built.
     pub fn with_nameservers(servers: &[SocketAddr]) -> Result<Self, ResolverError> {
+        Self::asking(servers).map(|resolver| Self(Source::Fixed(resolver)))
+    }
+
+    fn asking(servers: &[SocketAddr]) -> Result<TokioResolver, ResolverError> {
         let servers = servers.iter().map(|server| {
             let connection = |mut config: ConnectionConfig| {
                 config.port = server.port();
@@ -104,7 +124,7 @@ impl Resolver {
     fn build(
         mut builder: hickory_resolver::ResolverBuilder<TokioRuntimeProvider>,
         hosts: ResolveHosts,
-    ) -> Result<Self, ResolverError> {
+    ) -> Result<TokioResolver, ResolverError> {
         let options: &mut ResolverOpts = builder.options_mut();
         options.cache_size = 0;
         // The names on the way are judged, too.
@@ -114,7 +134,38 @@ impl Resolver {
         options.timeout = QUERY_TIMEOUT;
         options.attempts = 2;
         options.max_active_requests = MAX_ACTIVE_REQUESTS;
-        Ok(Self { inner: builder.build().map_err(ResolverError::Build)? })
+        builder.build().map_err(ResolverError::Build)
+    }
+
+    /// The resolver to ask now, and a number that is another one once the name servers are others.
+    fn current(&self) -> (TokioResolver, u64) {
+        match &self.0 {
+            Source::Fixed(resolver) => (resolver.clone(), 0),
+            Source::Followed(system) => system.current(Instant::now()),
+        }
+    }
+
+    /// Asks, and once more where nobody answered and the name servers have become others meanwhile.
+    async fn ask<T, F>(&self, question: impl Fn(TokioResolver) -> F) -> Result<T, LookupError>
+    where
+        F: Future<Output = Result<T, NetError>>,
+    {
+        let both = async {
+            let (resolver, generation) = self.current();
+            match question(resolver).await {
+                Err(error) if !is_no_address(&error) => match self.current() {
+                    (resolver, now) if now != generation => question(resolver).await,
+                    _ => Err(error),
+                },
+                answered => answered,
+            }
+        };
+        match tokio::time::timeout(LOOKUP_TIMEOUT, both).await {
+            Err(_) | Ok(Err(NetError::Timeout)) => Err(LookupError::TimedOut),
+            Ok(Err(error)) if is_no_address(&error) => Err(LookupError::NoAddress),
+            Ok(Err(error)) => Err(LookupError::Failed(error.to_string())),
+            Ok(Ok(answer)) => Ok(answer),
+        }
     }
 
     /// Every address of a name; none where it has none or nobody could be asked.
@@ -124,28 +175,26 @@ impl Resolver {
 
     /// The NAT64 prefixes of this network as its name server shows them (RFC 7050); `None` where nobody could be asked.
     pub async fn nat64_prefixes(&self) -> Option<Vec<Ipv6Net>> {
-        let lookup = self.inner.lookup(format!("{}.", nat64::ASKED_NAME), RecordType::AAAA);
-        match tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await {
-            Ok(Ok(found)) => {
+        let question = |resolver: TokioResolver| async move {
+            resolver.lookup(format!("{}.", nat64::ASKED_NAME), RecordType::AAAA).await
+        };
+        match self.ask(question).await {
+            Ok(found) => {
                 let six = found.answers().iter().filter_map(|record| match record.data.ip_addr() {
                     Some(IpAddr::V6(six)) => Some(six),
                     _ => None,
                 });
                 Some(nat64::prefixes(&six.take(MAX_ADDRESSES).collect::<Vec<_>>()))
             }
-            Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => Some(Vec::new()),
-            Ok(Err(_)) | Err(_) => None,
+            Err(LookupError::NoAddress) => Some(Vec::new()),
+            Err(LookupError::TimedOut | LookupError::Failed(_)) => None,
         }
     }
 
     /// Addresses of a host that the operator named, looked up as the host's own programs would, search list included.
     pub(crate) async fn lookup_as_configured(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
-        match tokio::time::timeout(LOOKUP_TIMEOUT, self.inner.lookup_ip(name)).await {
-            Err(_) | Ok(Err(NetError::Timeout)) => Err(LookupError::TimedOut),
-            Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => Err(LookupError::NoAddress),
-            Ok(Err(error)) => Err(LookupError::Failed(error.to_string())),
-            Ok(Ok(found)) => Ok(found.iter().take(MAX_ADDRESSES).collect()),
-        }
+        let found = self.ask(|resolver| async move { resolver.lookup_ip(name).await }).await?;
+        Ok(found.iter().take(MAX_ADDRESSES).collect())
     }
 
     /// Every address of a name in its compared form.
@@ -156,15 +205,7 @@ impl Resolver {
             return Ok(Answer { addresses, aliases: Vec::new(), valid_until: Instant::now() });
         }
         // The closing dot keeps the search list out: the name asked is the name judged.
-        let lookup = self.inner.lookup_ip(format!("{name}."));
-        let found = match tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await {
-            Err(_) | Ok(Err(NetError::Timeout)) => return Err(LookupError::TimedOut),
-            Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => {
-                return Err(LookupError::NoAddress);
-            }
-            Ok(Err(error)) => return Err(LookupError::Failed(error.to_string())),
-            Ok(Ok(found)) => found,
-        };
+        let found = self.ask(|resolver| async move { resolver.lookup_ip(format!("{name}.")).await }).await?;
         let mut addresses: Vec<IpAddr> = Vec::new();
         for address in found.iter().take(MAX_ADDRESSES) {
             if !addresses.contains(&address) {
@@ -175,6 +216,11 @@ impl Resolver {
         let valid_until = Instant::from_std(found.valid_until()).min(Instant::now() + MAX_TTL);
         Ok(Answer { addresses, aliases, valid_until })
     }
+}
+
+/// The name server has answered that there is none.
+fn is_no_address(error: &NetError) -> bool {
+    error.is_no_records_found() || error.is_nx_domain()
 }
 
 /// The targets of the aliases in an answer. One that is no name in the compared form cannot be judged: the answer is
