@@ -77,6 +77,7 @@ async fn seen_by_both(bed: &mut Bed, clocks: &[crate::wall::WallClock; 2]) {
     let quick = bed.command(1, 100, 100, "0");
     let id = bed.queue(0, &quick).await;
     let daemon = bed.daemon.as_ref().expect("started");
-    let line = daemon.wait_for_line(Output::Stderr, &id, SOON);
+    // Behind all that waits to be run.
+    let line = daemon.wait_for_line(Output::Stderr, &id, 4 * SOON);
     assert!(later.iter().any(|year| line.contains(&format!("{year}-"))), "nexusd says {line}");
 }
