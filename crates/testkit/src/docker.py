@@ -113,6 +113,8 @@ def image_inspect(words):
 
 def ps(words):
     options("ps", words, ["filter", "format"], ["all", "quiet", "no-trunc"], 125)
+    # Docker takes a condition as it is, podman a list of comma-separated values.
+    words = ['"%s"' % word.replace('"', '""') if word.startswith("label=") else word for word in words]
     sys.exit(podman(["ps", *words]).returncode)
 
 

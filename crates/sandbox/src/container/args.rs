@@ -163,8 +163,8 @@ impl List {
     }
 }
 
-/// A field of a list that both runtimes read as comma-separated values (RFC 4180, section 2).
-fn field(name: &str, value: &OsStr) -> OsString {
+/// A field of a list that a runtime reads as comma-separated values (RFC 4180, section 2).
+pub(super) fn field(name: &str, value: &OsStr) -> OsString {
     let plain = [name.as_bytes(), value.as_bytes()].concat();
     if !plain.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) {
         return OsString::from_vec(plain);
@@ -174,7 +174,7 @@ fn field(name: &str, value: &OsStr) -> OsString {
     OsString::from_vec(quoted.collect())
 }
 
-fn joined(before: &str, path: &Path) -> OsString {
+pub(super) fn joined(before: &str, path: &Path) -> OsString {
     OsString::from_vec([before.as_bytes(), path.as_os_str().as_bytes()].concat())
 }
 

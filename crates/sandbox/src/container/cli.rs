@@ -11,6 +11,7 @@ use sys::spawn::{Image, Program, Stage, Status};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 
+use super::args::joined;
 use super::explain::explain;
 use super::runtime::{ContainerRuntime, Facts, Found};
 use crate::engine::Engine;
@@ -55,10 +56,9 @@ impl Cli {
 
     /// Containers with this label, running or not.
     pub(super) async fn labelled(&self, engine: &Engine, label: &Path) -> Result<Vec<String>, String> {
-        let mut filter = format!("label={}=", super::args::LABEL).into_bytes();
-        filter.extend(label.as_os_str().as_bytes());
+        let filter = self.runtime.filter(&joined(&format!("label={}=", super::args::LABEL), label));
         let words = [OsStr::new("ps"), OsStr::new("--all"), OsStr::new("--quiet"), OsStr::new("--filter")];
-        let text = self.run(engine, words.into_iter().chain([OsStr::from_bytes(&filter)])).await?;
+        let text = self.run(engine, words.into_iter().chain([filter.as_os_str()])).await?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
     }
 

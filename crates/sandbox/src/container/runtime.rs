@@ -1,6 +1,8 @@
 //! What Podman and Docker have each in its own way: how their host and their images are asked for, and what they answer.
 //! Pure functions; the command line is asked by [`super::cli`].
 
+use std::ffi::{OsStr, OsString};
+
 use serde_json::Value;
 
 use crate::LaunchError;
@@ -120,6 +122,14 @@ impl ContainerRuntime {
         match self {
             Self::Podman => podman_image(answer),
             Self::Docker => docker_image(answer),
+        }
+    }
+
+    /// A condition for `ps`: podman reads a list of comma-separated values, docker one value as it is.
+    pub(super) fn filter(self, condition: &OsStr) -> OsString {
+        match self {
+            Self::Podman => super::args::field("", condition),
+            Self::Docker => condition.to_owned(),
         }
     }
 
@@ -292,6 +302,18 @@ mod tests {
             "<no value> false false true 4",
         ] {
             assert_eq!(Podman.facts(nonsense, false), None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn a_condition_is_one_word_to_either() {
+        for (condition, podman) in [
+            ("label=a=/srv/nexus", "label=a=/srv/nexus"),
+            ("label=a=/srv/a, b", "\"label=a=/srv/a, b\""),
+            ("label=a=/srv/a\"b", "\"label=a=/srv/a\"\"b\""),
+        ] {
+            let condition = OsStr::new(condition);
+            assert_eq!((Podman.filter(condition), Docker.filter(condition)), (podman.into(), condition.to_owned()));
         }
     }
 

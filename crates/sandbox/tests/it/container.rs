@@ -205,26 +205,32 @@ async fn a_run_that_is_given_up_leaves_no_container() {
 #[tokio::test]
 async fn containers_of_a_daemon_that_is_gone_are_removed_and_no_others() {
     require!(Root, Podman);
-    let dir = tempfile::tempdir().unwrap();
-    let make = |folder: &str| {
-        let label = format!("io.nexus.dir={}", dir.path().join(folder).display());
-        let words =
-            ["create", "--network=none", "--ulimit=nofile=100:100", "--ulimit=nproc=1000:1000", "--label", &label];
-        let output = Containers::of_tests().podman().args(words).args([Containers::IMAGE, "true"]).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    };
-    let (ours, other) = (make("runtime"), make("runtime-of-another"));
-    let bed = Bed::with(|settings| {
-        settings.container = Ok(self::settings());
-        settings.runtime_dir = dir.path().join("runtime");
-    });
-    assert_eq!(bed.drivers.health(Driver::Container).await.reason, None);
-    let exists =
-        |id: &str| Containers::of_tests().podman().args(["container", "exists", id]).status().unwrap().success();
-    let found = (exists(&ours), exists(&other));
-    Containers::of_tests().podman().args(["rm", "--force", "--ignore", &ours, &other]).output().unwrap();
-    assert_eq!(found, (false, true));
+    for parent in ["plain", "com,ma q\"uo'te co:lon"] {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = dir.path().join(parent);
+        std::fs::create_dir(&parent).unwrap();
+        let make = |folder: &str| {
+            let label = format!("io.nexus.dir={}", parent.join(folder).display());
+            let words =
+                ["create", "--network=none", "--ulimit=nofile=100:100", "--ulimit=nproc=1000:1000", "--label", &label];
+            let output =
+                Containers::of_tests().podman().args(words).args([Containers::IMAGE, "true"]).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let (ours, other) = (make("runtime"), make("runtime-of-another"));
+        let bed = Bed::with(|settings| {
+            settings.container = Ok(self::settings());
+            settings.runtime_dir = parent.join("runtime");
+        });
+        let reason = bed.drivers.health(Driver::Container).await.reason;
+        let exists =
+            |id: &str| Containers::of_tests().podman().args(["container", "exists", id]).status().unwrap().success();
+        let found = (exists(&ours), exists(&other));
+        Containers::of_tests().podman().args(["rm", "--force", "--ignore", &ours, &other]).output().unwrap();
+        assert_eq!((reason, found), (None, (false, true)), "{parent:?}");
+        assert_eq!(bed.run(sh("exit 7")).await.exit.code, 7, "{parent:?}");
+    }
 }
 
 #[tokio::test]
