@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use rustix::process::{Pid, Signal, kill_process};
 use sys::processes::{Entry, all};
 
+/// A process, and when it began, as far as that could be seen.
+type Root = (i32, Option<u64>);
+
 /// What is known of them.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     /// The command's process, which leads its group.
-    root: Option<i32>,
+    root: Option<Root>,
     /// Those that lived at the last look, and when each began.
     known: BTreeMap<i32, u64>,
 }
@@ -17,7 +20,9 @@ pub(super) struct Tree {
 impl Tree {
     /// The command's process.
     pub(super) fn plant(&mut self, root: i32) {
-        self.root = Some(root);
+        // It is this process's child and not collected yet, so the number is its own.
+        let began = all().iter().find(|entry| entry.pid == root).map(|entry| entry.began);
+        self.root = Some((root, began));
     }
 
     pub(super) fn is_planted(&self) -> bool {
@@ -25,7 +30,7 @@ impl Tree {
     }
 
     pub(super) fn is_root(&self, pid: i32) -> bool {
-        self.root == Some(pid)
+        self.root.is_some_and(|(root, _)| root == pid)
     }
 
     /// Nobody lived at the last look.
@@ -55,15 +60,15 @@ impl Tree {
 
 /// Who belongs to the run of `root`, out of all processes: who did before and lives, is in its group, or has a parent that
 /// belongs to it. Everybody below `own`, the supervisor, does, where orphans become its children. Those that have ended do not,
-/// but their children do.
-fn grown(all: &[Entry], root: i32, own: i32, before: &BTreeMap<i32, u64>) -> BTreeMap<i32, u64> {
+/// but their children do. Once the command has been collected and its group is empty, its number may be another's.
+fn grown(all: &[Entry], (root, began): Root, own: i32, before: &BTreeMap<i32, u64>) -> BTreeMap<i32, u64> {
     let mut found: BTreeMap<i32, Entry> = BTreeMap::new();
+    let is_its = !all.iter().any(|entry| entry.pid == root && began.is_some_and(|began| entry.began != began));
     loop {
         let belongs = |entry: &&Entry| {
             entry.pid != own
                 && !found.contains_key(&entry.pid)
-                && (entry.pid == root
-                    || entry.group == root
+                && ((is_its && (entry.pid == root || entry.group == root))
                     || entry.parent == own
                     || found.contains_key(&entry.parent)
                     || before.get(&entry.pid) == Some(&entry.began))
@@ -106,9 +111,20 @@ mod tests {
             ("somebody else's", entry(40, 5, 40), false),
         ];
         let all: Vec<Entry> = table.iter().map(|(_, entry, _)| *entry).collect();
-        let found = grown(&all, 20, 10, &before);
+        let found = grown(&all, (20, Some(200)), 10, &before);
         for (what, entry, belongs) in table {
             assert_eq!(found.get(&entry.pid) == Some(&entry.began), belongs, "{what}: {entry:?}");
         }
+    }
+
+    /// The numbers of processes come round again.
+    #[test]
+    fn a_stranger_who_has_the_commands_number_is_left_alone() {
+        let all = [entry(20, 5, 20), entry(21, 20, 20), entry(30, 1, 30)];
+        let before = BTreeMap::from([(30, 300)]);
+        let pids = |began| grown(&all, (20, began), 10, &before).into_keys().collect::<Vec<_>>();
+        assert_eq!(pids(Some(200)), [20, 21, 30], "the control");
+        assert_eq!(pids(None), [20, 21, 30], "where it could not be seen");
+        assert_eq!(pids(Some(100)), [30]);
     }
 }
