@@ -3,10 +3,13 @@
 //! Connections hand events to a bounded queue and go on; one task writes them, in batches, and
 //! rotates the file. A slow or full disk therefore never slows a connection: what finds the queue
 //! full is counted, and a line says how many events are missing where they are missing.
+//!
+//! One process writes a file (each daemon locks its `work_dir`, and `nexusd run` has one of its own). Anybody may move the file
+//! away or remove it: it is made anew.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -131,6 +134,10 @@ impl AuditLog {
 struct File {
     inner: tokio::fs::File,
     bytes: u64,
+    /// Device and inode.
+    identity: (u64, u64),
+    /// It ends in the middle of a line: whoever wrote that was killed, or the disk was full.
+    torn: bool,
 }
 
 struct Writer {
@@ -161,9 +168,13 @@ impl Writer {
                     batch.push(event);
                 }
             }
-            let lines = self.lines(&mut batch);
+            let (events, missing) = (batch.len() as u64, self.dropped.swap(0, Relaxed));
+            let lines = lines(&mut batch, missing);
             if !lines.is_empty() {
                 let result = self.write(&lines).await;
+                if result.is_err() {
+                    self.dropped.fetch_add(events + missing, Relaxed);
+                }
                 self.report(result);
             }
             if count == 0 {
@@ -172,26 +183,23 @@ impl Writer {
         }
     }
 
-    fn lines(&self, batch: &mut Vec<AuditEvent>) -> Vec<u8> {
-        let mut lines = Vec::new();
-        let dropped = self.dropped.swap(0, Relaxed);
-        if dropped > 0 {
-            push_line(&mut lines, &Gap { ts: jiff::Timestamp::now(), audit_events_dropped: dropped });
-        }
-        for event in batch.drain(..) {
-            push_line(&mut lines, &event);
-        }
-        lines
-    }
-
     async fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        if !self.file.is_at(&self.settings.path).await {
+            self.file = open(&self.settings.path).await?;
+        }
         if self.file.bytes > 0 && self.file.bytes + lines.len() as u64 > self.settings.rotate_bytes {
             rotate(&self.settings).await?;
             self.file = open(&self.settings.path).await?;
         }
+        // Only one line is lost where one is torn.
+        let torn = std::mem::replace(&mut self.file.torn, true);
+        if torn {
+            self.file.inner.write_all(b"\n").await?;
+        }
         self.file.inner.write_all(lines).await?;
         self.file.inner.flush().await?;
-        self.file.bytes += lines.len() as u64;
+        self.file.torn = false;
+        self.file.bytes += lines.len() as u64 + u64::from(torn);
         Ok(())
     }
 
@@ -209,6 +217,24 @@ impl Writer {
             _ => {}
         }
     }
+}
+
+impl File {
+    /// Whether it is still what has this name.
+    async fn is_at(&self, path: &Path) -> bool {
+        tokio::fs::symlink_metadata(path).await.is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+    }
+}
+
+fn lines(batch: &mut Vec<AuditEvent>, missing: u64) -> Vec<u8> {
+    let mut lines = Vec::new();
+    if missing > 0 {
+        push_line(&mut lines, &Gap { ts: jiff::Timestamp::now(), audit_events_dropped: missing });
+    }
+    for event in batch.drain(..) {
+        push_line(&mut lines, &event);
+    }
+    lines
 }
 
 fn as_str<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -231,9 +257,17 @@ async fn open(path: &Path) -> io::Result<File> {
     let open = move || {
         // A link in place of the file could make the daemon write elsewhere.
         let flags = i32::try_from((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC).bits()).unwrap_or(0);
-        let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(&path)?;
-        let bytes = file.metadata()?.len();
-        Ok(File { inner: tokio::fs::File::from_std(file), bytes })
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o600).custom_flags(flags).open(&path)?;
+        let found = file.metadata()?;
+        let (bytes, identity) = (found.len(), (found.dev(), found.ino()));
+        let mut last = [b'\n'];
+        // Not the same descriptor: a pipe that is open for reading, too, is never seen to have lost its reader.
+        if bytes > 0 {
+            let reader = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
+            reader.read_exact_at(&mut last, bytes - 1)?;
+        }
+        Ok(File { inner: tokio::fs::File::from_std(file), bytes, identity, torn: last != *b"\n" })
     };
     tokio::task::spawn_blocking(open).await.map_err(io::Error::other)?
 }
