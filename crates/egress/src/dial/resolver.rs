@@ -71,7 +71,7 @@ pub struct Resolver(Source);
 
 #[derive(Clone)]
 enum Source {
-    Fixed(TokioResolver),
+    Fixed(Arc<TokioResolver>),
     Followed(Arc<System>),
 }
 
@@ -104,7 +104,7 @@ impl Resolver {
     /// # Errors
     /// The resolver cannot be built.
     pub fn with_nameservers(servers: &[SocketAddr]) -> Result<Self, ResolverError> {
-        Self::asking(servers).map(|resolver| Self(Source::Fixed(resolver)))
+        Self::asking(servers).map(|resolver| Self(Source::Fixed(Arc::new(resolver))))
     }
 
     fn asking(servers: &[SocketAddr]) -> Result<TokioResolver, ResolverError> {
@@ -140,7 +140,7 @@ impl Resolver {
     /// The resolver to ask now, and a number that is another one once the name servers are others.
     fn current(&self) -> (TokioResolver, u64) {
         match &self.0 {
-            Source::Fixed(resolver) => (resolver.clone(), 0),
+            Source::Fixed(resolver) => (TokioResolver::clone(resolver), 0),
             Source::Followed(system) => system.current(Instant::now()),
         }
     }
