@@ -1,10 +1,13 @@
 //! What the daemon says of itself: territory heartbeats, driver health, readiness.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use conduits::{Capacity, DriverHealth, RuntimeStatus, TerritoryHeartbeatAnswer, TerritoryHeartbeatRequest};
+use conduits::{
+    Capacity, DriverHealth, DriverKind, RuntimeStatus, TerritoryHeartbeatAnswer, TerritoryHeartbeatRequest,
+};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -115,13 +118,26 @@ fn next_after(answered: &Result<TerritoryHeartbeatAnswer, CallError>, interval: 
 
 /// Keeps the health of the drivers up to date until `stop`.
 pub(super) async fn health(daemon: Arc<Daemon>, stop: CancellationToken) {
-    let mut was_healthy = true;
+    let mut told: BTreeMap<DriverKind, String> = BTreeMap::new();
     loop {
-        let all_healthy = daemon.engine.health().values().all(|health| health.healthy);
-        if was_healthy != all_healthy {
-            info!(healthy = all_healthy, "the health of the drivers has changed");
-            was_healthy = all_healthy;
+        let drivers = daemon.engine.health();
+        let all_healthy = drivers.values().all(|health| health.healthy);
+        let reasons: BTreeMap<_, _> = drivers
+            .into_iter()
+            .filter(|(_, health)| !health.healthy)
+            .map(|(kind, health)| (kind, health.reason.unwrap_or_default()))
+            .collect();
+        for (kind, reason) in reasons.iter().filter(|(kind, reason)| told.get(*kind) != Some(*reason)) {
+            warn!(
+                driver = kind.as_str(),
+                reason = reason.as_str(),
+                "a driver does not work: its profiles are not offered"
+            );
         }
+        if all_healthy && !told.is_empty() {
+            info!("every driver works");
+        }
+        told = reasons;
         let wait = if all_healthy { HEALTHY_CHECK } else { UNHEALTHY_CHECK };
         tokio::select! {
             () = stop.cancelled() => return,

@@ -118,6 +118,8 @@ async fn without_podman_trusted_is_neither_offered_nor_run() {
         program.env("PATH", tools);
         program
     });
+    let said = bed.daemon.wait_for_line(Output::Stderr, "a driver does not work", SOON);
+    assert!(said.contains("container") && said.contains("podman is not found"), "{said}");
     let ended = bed.run(json!({ "command": "echo ran", "sandbox_profile": "trusted" })).await;
     assert_eq!(ended.outcome(), ("failed", 1, ""), "{}", ended.stderr);
     assert!(ended.stderr.contains("podman is not found: sudo apt install -y podman"), "{}", ended.stderr);
