@@ -80,10 +80,10 @@ pub(crate) fn supervise(mode: Mode) -> i32 {
         // End of file on the control socket says that the daemon is gone; then the tree is killed, and not before.
         os::live_without_parent();
         os::adopt_orphans();
-    } else {
-        // The daemon's own may be tighter; what a command builds and packs would get other modes than elsewhere.
-        os::set_customary_umask();
     }
+    // The daemon's own may be tighter, as it is under the service units; what a command builds and packs would get other modes
+    // than elsewhere.
+    os::set_customary_umask();
     if mode == Mode::Sandbox {
         os::die_with_parent();
     }

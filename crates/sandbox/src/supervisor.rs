@@ -62,6 +62,8 @@ pub fn run() -> io::Result<u8> {
     // The end of the control socket says that the daemon is gone; then everything is killed, and not before.
     sys::processes::live_without_parent();
     sys::processes::adopt_orphans();
+    // As in every sandbox, however tight the daemon's own is.
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let outputs = [inherited(guest::fd::STDOUT)?, inherited(guest::fd::STDERR)?];
     let control = std::os::unix::net::UnixStream::from(inherited(guest::fd::CONTROL)?);
     control.set_nonblocking(true)?;

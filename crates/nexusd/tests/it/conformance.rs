@@ -100,7 +100,8 @@ impl Setting {
         Bed::started_by(StubOptions::full(), &keys, |dir| {
             let hosts = dir.write("hosts", "127.0.0.1 localhost\n127.0.0.2 git.example.test\n");
             let mut program = Command::new("unshare");
-            let script = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
+            // The mask is that of the service units.
+            let script = r#"mount --bind "$1" /etc/hosts && shift && umask 077 && exec "$@""#;
             program.args(["--mount", "sh", "-c", script, "sh"]).arg(hosts);
             if self == Self::DarwinStandIns {
                 let mac = mac_daemon(dir);
