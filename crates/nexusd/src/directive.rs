@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use conduits::{DirectiveId, DirectiveSpec, LogStream, SandboxProfile};
+use conduits::{DirectiveId, DirectiveSpec, LogStream, NetMode, SandboxProfile};
 use jiff::Timestamp;
 use sandbox::{
     Armed, CommandLine, EndedBy, Exit, PreparedRun, RunHandle, RunName, StopReason, Workspace, WorkspaceFiles,
@@ -158,6 +158,10 @@ async fn place(engine: &Engine, order: &Order, stop: &StopSwitch) -> Result<(Adm
 const SOFT_NETWORK: &str = "[egress] this container has the host's network: its proxy is asked for by the environment, and nothing \
                             keeps a command from going around it (container.network: isolated does)";
 
+/// What a process of the host is told, whose directive names what it may reach.
+const NO_NETWORK: &str =
+    "[egress] a process of the host has the host's network: nothing keeps it to capabilities.net.allow";
+
 /// Everything between admission and the end of the command.
 #[expect(clippy::too_many_arguments, reason = "the line is where everything comes together")]
 async fn run(
@@ -223,9 +227,7 @@ async fn run(
         }
         (None, Ok(handle)) => handle,
     };
-    if let Some(address) = network.address() {
-        told_of(address, logs).await;
-    }
+    told_of_network(engine, admitted, network.address(), logs).await;
     times.start = order.received.elapsed();
     engine.metrics.directive_started(admitted.driver, times.start);
 
@@ -254,11 +256,15 @@ async fn run(
     ended
 }
 
-/// A proxy that the command is only asked to use: that is said, and its credential kept out of the log. Not before the start is
-/// accepted: the mothership takes no log of what has not started.
-async fn told_of(address: &ProxyAddress, logs: &Logs) {
-    logs.hide(&address.secret).await;
-    logs.notice(LogStream::Stderr, SOFT_NETWORK).await;
+/// A proxy that the command is only asked to use: that is said, and its credential kept out of the log. So is a list of
+/// destinations that nothing keeps it to. Not before the start is accepted: the mothership takes no log of what has not started.
+async fn told_of_network(engine: &Engine, admitted: &Admitted, proxy: Option<&ProxyAddress>, logs: &Logs) {
+    if let Some(proxy) = proxy {
+        logs.hide(&proxy.secret).await;
+        logs.notice(LogStream::Stderr, SOFT_NETWORK).await;
+    } else if admitted.spec.net.mode == NetMode::Allowlist && !engine.enforces_network(admitted.driver) {
+        logs.notice(LogStream::Stderr, NO_NETWORK).await;
+    }
 }
 
 /// Waits for the command's end, and brings it about when the disk or the log does not allow it to go on; the text then says

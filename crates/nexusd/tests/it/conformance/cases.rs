@@ -539,11 +539,12 @@ pub(super) const CASES: &[Case] = &[
         instead: &[(Setting::Host, "not enforced, and said so")],
         steps: |_| connect(&json!({ "mode": "allowlist", "allow": ["ok.example.test:80"] }), "git.example.test:80"),
         check: Check(|setting, ended| {
+            has("stderr", &ended[0].stderr, "[egress]")?;
             if !setting.is_isolated() {
                 return is("an answer", ended[0].stdout.as_str(), "\n");
             }
             has("the proxy's answer", &ended[0].stdout, "HTTP/1.1 403")?;
-            has("stderr", &ended[0].stderr, "[egress]")?;
+            has("stderr", &ended[0].stderr, "(NOT_IN_ALLOWLIST)")?;
             is("counted", &ended[0].report.artifacts_manifest["egress"]["denied"], &json!(1))
         }),
     },
