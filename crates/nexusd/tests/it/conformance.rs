@@ -4,19 +4,20 @@
 //! same values; a test compares.
 
 mod cases;
+mod company;
 mod table;
 
 use std::process::Command;
 
-use conduits::{LogStream, StartedRequest};
-use serde_json::json;
+use conduits::{DirectiveId, LogStream, StartedRequest};
+use serde_json::{Value, json};
 use testkit::require::test_rootfs;
 use testkit::{Containers, StubOptions, require};
 
 use crate::bed::{Bed, Ended, SOON};
 use crate::darwin::mac_daemon;
 use crate::preparing::GitServer;
-use cases::{CASES, Case, Check};
+use cases::{Case, Check, Then};
 
 /// A driver as a daemon is configured for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,12 @@ impl Setting {
         self.like() != Self::Host
     }
 
-    /// The setting whose cells it shares: it is the same driver under another name.
+    /// There is a profile that a facility can be handed down to.
+    pub(crate) fn has_less_trusted(self) -> bool {
+        matches!(self, Self::Host | Self::ContainerIsolated | Self::ContainerHost | Self::Docker)
+    }
+
+    /// The setting whose cells it shares where it has none of its own: it is the same driver under another name.
     pub(crate) fn like(self) -> Self {
         if self == Self::DarwinStandIns { Self::Host } else { self }
     }
@@ -82,8 +88,9 @@ impl Setting {
 
     fn bed(self) -> Bed {
         let profile = self.profile();
+        let less = if self.has_less_trusted() { ", untrusted" } else { "" };
         let mut keys = format!(
-            "supported_sandbox_profiles: [{profile}]\nmax_concurrent_directives: 4\noperator: {{net_ceiling: unrestricted}}\n\
+            "supported_sandbox_profiles: [{profile}{less}]\nmax_concurrent_directives: 4\noperator: {{net_ceiling: unrestricted}}\n\
              egress: {{allow_private: [127.0.0.2/32]}}\nlog: {{max_output_bytes: 30000000}}\n"
         );
         match self {
@@ -121,54 +128,80 @@ impl Setting {
     }
 }
 
+/// The cases, as the table has them.
+fn all() -> impl Iterator<Item = &'static Case> {
+    cases::CASES.iter().chain(company::CASES)
+}
+
 /// Every case in one setting; all that fail are named at once.
 async fn conforms(setting: Setting) {
     let more = "seq 100 > old && echo x > gone && printf '\\1\\0' > binary";
     let (bed, server) = (setting.bed(), GitServer::with(more));
     let mut wrong = Vec::new();
-    for case in CASES {
+    for case in all() {
         if let Err(why) = holds(&bed, &server, setting, case).await {
             wrong.push(format!("{}: {why}", case.name));
         }
     }
-    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), CASES.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), all().count(), wrong.join("\n"));
     assert_eq!(bed.stub.violations(), Vec::<String>::new());
 }
 
 async fn holds(bed: &Bed, server: &GitServer, setting: Setting, case: &Case) -> Result<(), String> {
-    let mut ended: Vec<Ended> = Vec::new();
+    let mut ended: Vec<Option<Ended>> = Vec::new();
+    let mut going = Vec::new();
     let facility = format!("f-{}", case.name.replace([' ', ',', '\''], "-"));
-    for step in (case.steps)(setting) {
-        let mut fields = step.fields;
-        fields["sandbox_profile"] = json!(setting.profile());
+    for (place, step) in (case.steps)(setting).into_iter().enumerate() {
+        let port = format!(":{}", server.port);
+        let mut fields: Value = serde_json::from_str(&step.fields.to_string().replace(":PORT", &port)).unwrap();
+        let is_its = fields["sandbox_profile"].is_null();
+        if is_its {
+            fields["sandbox_profile"] = json!(setting.profile());
+        }
         if let Some(shell) = setting.shell().filter(|_| fields["shell"].is_null()) {
             fields["shell"] = json!(shell);
-        }
-        if let Some(url) = fields["facility"]["repo_url"].as_str() {
-            fields["facility"]["repo_url"] = json!(url.replace("PORT", &server.port.to_string()));
         }
         if fields["facility"]["id"].is_null() {
             fields["facility"] = json!({ "id": facility });
         }
         let id = bed.queue(fields);
-        if let Some(mark) = step.cancel_at {
-            if !mark.is_empty() {
-                bed.stub.log_contains(&id, LogStream::Stdout, mark, SOON).await;
-            }
+        let (Then::Cancel(mark) | Then::GoOn(mark) | Then::Hold(mark)) = step.then else {
+            ended.push(Some(finished(bed, setting, &id, is_its).await?));
+            continue;
+        };
+        bed.stub.log_contains(&id, LogStream::Stdout, mark, SOON).await;
+        if matches!(step.then, Then::Cancel(_)) {
+            bed.stub.cancel(&id);
+            ended.push(Some(finished(bed, setting, &id, is_its).await?));
+        } else {
+            ended.push(None);
+            going.push((place, id, matches!(step.then, Then::Hold(_))));
+        }
+    }
+    for (place, id, held) in going {
+        if held {
             bed.stub.cancel(&id);
         }
-        ended.push(bed.ended(id.clone()).await);
-        let started = bed.stub.directive(&id).started;
-        told(setting, started.as_ref(), ended.last())?;
+        ended[place] = Some(finished(bed, setting, &id, true).await?);
     }
+    let ended: Vec<Ended> = ended.into_iter().flatten().collect();
     let Check(check) = case.check;
     check(setting, &ended).map_err(|why| format!("{why}\n    {}", shown(&ended)))
 }
 
+/// The end of a directive; of one of the setting's own profile it is looked at what was told of it.
+async fn finished(bed: &Bed, setting: Setting, id: &DirectiveId, is_its: bool) -> Result<Ended, String> {
+    let ended = bed.ended(id.clone()).await;
+    if is_its {
+        told(setting, bed.stub.directive(id).started.as_ref(), &ended)?;
+    }
+    Ok(ended)
+}
+
 /// What every start and every end says of where it ran: the network is called enforced where it is, and nowhere else.
-fn told(setting: Setting, started: Option<&StartedRequest>, ended: Option<&Ended>) -> Result<(), String> {
+fn told(setting: Setting, started: Option<&StartedRequest>, ended: &Ended) -> Result<(), String> {
     let is_soft = matches!(setting.like(), Setting::Host | Setting::ContainerHost);
-    let Some((started, ended)) = started.zip(ended) else { return Err("nothing was told of it".to_owned()) };
+    let Some(started) = started else { return Err("nothing was told of it".to_owned()) };
     let enforced = started.effective_capabilities_summary.get("net").map(|net| net["enforced"].clone());
     // A directive that is refused runs in nothing.
     if enforced.as_ref().is_some_and(|enforced| *enforced != json!(!is_soft)) {

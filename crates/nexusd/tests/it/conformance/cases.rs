@@ -8,8 +8,20 @@ use crate::bed::Ended;
 /// One directive of a case, in the facility of the case unless its fields name another.
 pub(super) struct Step {
     pub(super) fields: Value,
-    /// Cancelled once this is in its log.
-    pub(super) cancel_at: Option<&'static str>,
+    pub(super) then: Then,
+}
+
+/// What is done once this is in the log of the directive.
+#[derive(Clone, Copy)]
+pub(super) enum Then {
+    /// Its end is waited for.
+    Wait,
+    /// It is cancelled, and its end waited for.
+    Cancel(&'static str),
+    /// The next step comes while it runs; its end is waited for after the last.
+    GoOn(&'static str),
+    /// The same, and it is cancelled then.
+    Hold(&'static str),
 }
 
 type Verdict = Result<(), String>;
@@ -27,23 +39,23 @@ pub(super) struct Case {
     pub(super) check: Check,
 }
 
-fn step(fields: Value) -> Step {
-    Step { fields, cancel_at: None }
+pub(super) fn step(fields: Value) -> Step {
+    Step { fields, then: Then::Wait }
 }
 
-fn run(command: &str) -> Vec<Step> {
+pub(super) fn run(command: &str) -> Vec<Step> {
     vec![step(json!({ "command": command }))]
 }
 
-fn is<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Verdict {
+pub(super) fn is<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Verdict {
     if found == expected { Ok(()) } else { Err(format!("{what} is {found:?}, expected {expected:?}")) }
 }
 
-fn has(what: &str, text: &str, part: &str) -> Verdict {
+pub(super) fn has(what: &str, text: &str, part: &str) -> Verdict {
     if text.contains(part) { Ok(()) } else { Err(format!("{what} has no {part:?}")) }
 }
 
-fn ends(ended: &[Ended], status: &str, code: i32, stdout: &str) -> Verdict {
+pub(super) fn ends(ended: &[Ended], status: &str, code: i32, stdout: &str) -> Verdict {
     let last = ended.last().ok_or("nothing ran")?;
     is("the end", last.outcome(), (status, code, stdout))
 }
@@ -89,7 +101,14 @@ pub(super) const CASES: &[Case] = &[
     command!("no such command", "127", "no-such-command", "failed", 127, ""),
     command!("killed by SIGKILL", "137", "kill -KILL $$", "failed", 137, ""),
     command!("killed by SIGTERM", "143", "kill -TERM $$", "failed", 143, ""),
-    command!("killed by SIGSEGV", "139, and no core file", "kill -SEGV $$", "failed", 139, ""),
+    command!(
+        "killed by SIGSEGV",
+        "139, and no core file",
+        "ulimit -c unlimited 2>/dev/null; sh -c 'kill -SEGV $$' 2>/dev/null; ls; kill -SEGV $$",
+        "failed",
+        139,
+        ""
+    ),
     Case {
         name: "no such shell",
         promise: "127 and a line",
@@ -369,8 +388,15 @@ pub(super) const CASES: &[Case] = &[
         name: "timeout",
         promise: "timed_out, 124, everything inside ended",
         instead: &[],
-        steps: |_| vec![step(json!({ "command": "echo before; sleep 60 & sleep 60", "timeout_seconds": 1 }))],
-        check: Check(|_, ended| ends(ended, "timed_out", 124, "before\n")),
+        steps: |_| {
+            let first = "echo before; (trap '' TERM; while sleep 0.1; do date +%s%N > beat; done) & sleep 60";
+            let look = step(json!({ "command": "cp beat a; sleep 0.5; cmp beat a && echo quiet" }));
+            vec![step(json!({ "command": first, "timeout_seconds": 1 })), look]
+        },
+        check: Check(|_, ended| {
+            is("the first", ended[0].outcome(), ("timed_out", 124, "before\n"))?;
+            ends(ended, "succeeded", 0, "quiet\n")
+        }),
     },
     Case {
         name: "cancel",
@@ -378,7 +404,7 @@ pub(super) const CASES: &[Case] = &[
         instead: &[],
         steps: |_| {
             let command = "trap 'echo asked; exit 9' TERM; echo up; while :; do sleep 0.05; done";
-            vec![Step { fields: json!({ "command": command }), cancel_at: Some("up") }]
+            vec![Step { fields: json!({ "command": command }), then: Then::Cancel("up") }]
         },
         check: Check(|_, ended| ends(ended, "canceled", 9, "up\nasked\n")),
     },
@@ -388,7 +414,7 @@ pub(super) const CASES: &[Case] = &[
         instead: &[],
         steps: |_| {
             let command = "trap '' TERM; echo up; while :; do sleep 0.05; done";
-            vec![Step { fields: json!({ "command": command }), cancel_at: Some("up") }]
+            vec![Step { fields: json!({ "command": command }), then: Then::Cancel("up") }]
         },
         check: Check(|_, ended| ends(ended, "canceled", 137, "up\n")),
     },
