@@ -120,7 +120,7 @@ CONTROL
     dpkg-deb --root-owner-group --build "$tree" "dist/${program}_${version}_$arch.deb"
 }
 
-package nexusd 'bubblewrap, ca-certificates, git, passwd' 'podman, socat, mothership' \
+package nexusd 'bubblewrap, ca-certificates, git, passwd, procps' 'podman, socat, mothership' \
     'daemon of Nexus: runs directives in sandboxes' ' It asks a mothership for work, runs each command in a sandbox with a
  workspace that persists, lets out only the connections that were allowed,
  and streams log and result back.'

@@ -13,7 +13,7 @@ const DPKG: &str = "dpkg --force-unsafe-io";
 
 /// Empty packages by the names that nexusd needs: what is in them the tests of the sandbox say.
 fn stand_ins(chroot: &Chroot) {
-    for name in ["bubblewrap", "ca-certificates", "git"] {
+    for name in ["bubblewrap", "ca-certificates", "git", "procps"] {
         chroot.must(&format!(
             "mkdir -p /tmp/{name}/DEBIAN && cd /tmp && \
              printf 'Package: {name}\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@x.invalid>\\nDescription: x\\n' \
