@@ -122,6 +122,15 @@ async fn shipping_from_a_disk_that_hangs() -> (Bed, DirectiveId, PathBuf) {
         if bytes > 900_000 { Ok(()) } else { Err(bytes.to_string()) }
     };
     bed.stub.wait_for("the first segment", SOON, look).await;
+    // A thread that waits in openat(2) (/proc/pid/syscall): nothing else of the daemon's does so for long.
+    let openat = if cfg!(target_arch = "x86_64") { "257 " } else { "56 " };
+    let tasks = format!("/proc/{}/task", bed.daemon.id());
+    testkit::wait::until("the second is being opened", SOON, || {
+        let waits = |task: std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("syscall")).is_ok_and(|call| call.starts_with(openat))
+        };
+        std::fs::read_dir(&tasks).unwrap().flatten().any(waits).then_some(())
+    });
     (bed, id, second)
 }
 
