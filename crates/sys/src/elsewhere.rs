@@ -96,56 +96,9 @@ pub mod mount {
 
 /// Network namespaces.
 pub mod netns {
-    use std::io;
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
-    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::fd::AsFd;
 
-    /// What is made in a namespace.
-    #[derive(Clone, Debug)]
-    pub struct Wanted {
-        /// A range of addresses.
-        pub v4: (Ipv4Addr, u8),
-        /// The same of IPv6.
-        pub v6: (Ipv6Addr, u8),
-        /// Where the name service is.
-        pub service: SocketAddrV4,
-        /// Ports of further sockets.
-        pub ports: Vec<u16>,
-    }
-
-    /// What was made.
-    #[derive(Debug)]
-    pub struct Made {
-        /// The name service's UDP socket.
-        pub udp: OwnedFd,
-        /// Its TCP socket.
-        pub tcp: OwnedFd,
-        /// The further ones.
-        pub ports: Vec<PortSocket>,
-        /// Whether there is IPv6.
-        pub ipv6: bool,
-    }
-
-    /// A TCP socket that neither listens nor is connected.
-    #[derive(Debug)]
-    pub struct PortSocket {
-        /// Its port.
-        pub port: u16,
-        /// The socket.
-        pub socket: OwnedFd,
-        /// Whether it is bound.
-        pub bound: bool,
-    }
-
-    /// Why there are no sockets.
-    #[derive(Debug, thiserror::Error)]
-    #[error("{step}: {source}")]
-    pub struct NetnsError {
-        /// What was done.
-        pub step: &'static str,
-        /// The reason.
-        pub source: io::Error,
-    }
+    pub use crate::netns_types::{Made, NetnsError, PortSocket, Wanted};
 
     /// There are none.
     ///
@@ -175,36 +128,7 @@ pub mod quota {
     use std::io;
     use std::os::fd::BorrowedFd;
 
-    /// What a project has taken.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Taken {
-        /// Bytes.
-        pub bytes: u64,
-        /// Files and directories.
-        pub inodes: u64,
-        /// The bounds of both.
-        pub limit: Option<Bounds>,
-    }
-
-    /// What a project may take.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Bounds {
-        /// Bytes.
-        pub bytes: u64,
-        /// Files and directories.
-        pub inodes: u64,
-    }
-
-    /// Why a tree did not become a project's.
-    #[derive(Debug, thiserror::Error)]
-    pub enum AssignError {
-        /// It is more than is walked.
-        #[error("it holds {0}")]
-        TooLarge(&'static str),
-        /// There are no projects.
-        #[error(transparent)]
-        Io(#[from] io::Error),
-    }
+    pub use crate::quota_types::{AssignError, Bounds, Taken};
 
     /// No file system keeps them here.
     ///

@@ -29,12 +29,14 @@ pub mod memory;
 pub mod mount;
 #[cfg(target_os = "linux")]
 pub mod netns;
+mod netns_types;
 #[cfg(target_os = "linux")]
 pub mod owner;
 pub mod pipe;
 pub mod processes;
 #[cfg(target_os = "linux")]
 pub mod quota;
+mod quota_types;
 #[cfg(target_os = "linux")]
 pub mod seccomp;
 pub mod spawn;

@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Dir, FileType, FsWord, Mode, OFlags, fstat, fstatfs, open, openat};
 use rustix::io::Errno;
 
+pub use crate::quota_types::{AssignError, Bounds, Taken};
+
 /// Deepest directory that is walked into: each level holds a descriptor.
 const MAX_DEPTH: usize = 256;
 
@@ -85,37 +87,6 @@ const PREALLOCATED: u32 = 0x2;
 
 /// `EXT4_SUPER_MAGIC` (`linux/magic.h`).
 const EXT4: FsWord = 0xEF53;
-
-/// What a project has taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken {
-    /// Bytes, those included that are only promised yet.
-    pub bytes: u64,
-    /// Files and directories.
-    pub inodes: u64,
-    /// The bounds of both.
-    pub limit: Option<Bounds>,
-}
-
-/// What a project may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Bytes, in whole KiB.
-    pub bytes: u64,
-    /// Files and directories.
-    pub inodes: u64,
-}
-
-/// Why a tree did not become a project's.
-#[derive(Debug, thiserror::Error)]
-pub enum AssignError {
-    /// It is more than is walked.
-    #[error("it holds {0}")]
-    TooLarge(&'static str),
-    /// The file system refused.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
 
 /// Whether the file system of `on` keeps the limits of projects now: it is mounted so, and the daemon may know it.
 ///
