@@ -6,7 +6,7 @@
 //! trust stand in `<work_dir>/.nexus`, where no sandbox can reach them.
 
 mod remove;
-mod retention;
+pub mod retention;
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,7 +20,6 @@ use conduits::{FacilityId, SandboxProfile};
 use tokio::sync::OwnedMutexGuard;
 
 pub use remove::{Removal, RemoveError};
-pub use retention::Why;
 
 /// The uid and gid that isolated runs have on the host, where they differ from the daemon's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use conduits::FacilityId;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Daemon;
 use crate::config::RetentionSettings;
-use crate::facility::{Removal, Why};
+use crate::facility::retention::{self, Why};
+use crate::facility::{Facilities, Removal};
 
 /// How often it is looked, at the most and at the least.
 const SELDOM: Duration = Duration::from_secs(600);
@@ -40,28 +42,37 @@ fn every(settings: &RetentionSettings) -> Option<Duration> {
 }
 
 fn remove_what_is_over(daemon: &Daemon, stop: &CancellationToken) {
-    let facilities = &daemon.engine.facilities;
-    let over = match facilities.over_their_time(SystemTime::now(), &daemon.engine.config.retention) {
-        Ok(over) => over,
+    let (facilities, settings) = (&daemon.engine.facilities, &daemon.engine.config.retention);
+    let kept = match facilities.kept(settings) {
+        Ok(kept) => kept,
         Err(error) => return warn!(%error, "facilities that have had their time cannot be looked for"),
     };
-    if over.is_empty() || stop.is_cancelled() {
-        return;
-    }
-    for (id, why) in over {
-        let why = match why {
-            Why::Unused => "retention.facility_ttl",
-            Why::TooMuch => "retention.max_total_bytes",
-        };
-        match facilities.remove(&id) {
-            Ok(Removal::Gone) => info!(facility = %id, why, "a facility has had its time and is removed"),
-            Ok(Removal::Busy) => debug!(facility = %id, why, "a facility has had its time, and is in use"),
-            Err(error) => warn!(%error, why, "a facility that has had its time cannot be removed"),
-        }
-    }
-    if let Err(error) = facilities.empty_removed(stop) {
+    let mut gone = false;
+    retention::sweep(kept, SystemTime::now(), settings, |id, why| {
+        let removed = !stop.is_cancelled() && remove(facilities, id, why);
+        gone |= removed;
+        removed
+    });
+    if gone && let Err(error) = facilities.empty_removed(stop) {
         warn!(%error, "facilities that have had their time are not removed whole");
     }
+}
+
+/// Whether it is gone.
+fn remove(facilities: &Facilities, id: &FacilityId, why: Why) -> bool {
+    let why = match why {
+        Why::Unused => "retention.facility_ttl",
+        Why::TooMuch => "retention.max_total_bytes",
+    };
+    match facilities.remove(id) {
+        Ok(Removal::Gone) => {
+            info!(facility = %id, why, "a facility has had its time and is removed");
+            return true;
+        }
+        Ok(Removal::Busy) => debug!(facility = %id, why, "a facility has had its time, and is in use"),
+        Err(error) => warn!(%error, why, "a facility that has had its time cannot be removed"),
+    }
+    false
 }
 
 #[cfg(test)]

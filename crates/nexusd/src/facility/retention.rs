@@ -25,22 +25,28 @@ pub enum Why {
 
 /// One facility, as far as retention goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Kept {
+pub struct Kept {
     id: FacilityId,
     last_used: SystemTime,
     /// What it takes of the disk, in bytes; 0 where that is not looked at, or cannot be told.
     bytes: u64,
 }
 
-/// Those that go, the least recently used first. One whose last use lies in the future, by a clock that was set back, stays.
-fn over(mut all: Vec<Kept>, now: SystemTime, settings: &RetentionSettings) -> Vec<(FacilityId, Why)> {
+/// Has those removed that have had their time, the least recently used first; `remove` says whether one is gone, for one
+/// that is in use makes no room, and the next has to. One whose last use lies in the future, by a clock that was set back,
+/// stays.
+pub fn sweep(
+    mut all: Vec<Kept>,
+    now: SystemTime,
+    settings: &RetentionSettings,
+    mut remove: impl FnMut(&FacilityId, Why) -> bool,
+) {
     all.sort_by(|a, b| (a.last_used, &a.id).cmp(&(b.last_used, &b.id)));
     let mut total: u64 = all.iter().fold(0, |sum, kept| sum.saturating_add(kept.bytes));
     let unused = |kept: &Kept| {
         let since = now.duration_since(kept.last_used).unwrap_or(Duration::ZERO);
         settings.facility_ttl.is_some_and(|ttl| since >= ttl)
     };
-    let mut gone = Vec::new();
     for kept in all {
         let why = if unused(&kept) {
             Why::Unused
@@ -49,18 +55,18 @@ fn over(mut all: Vec<Kept>, now: SystemTime, settings: &RetentionSettings) -> Ve
         } else {
             continue;
         };
-        total = total.saturating_sub(kept.bytes);
-        gone.push((kept.id, why));
+        if remove(&kept.id, why) {
+            total = total.saturating_sub(kept.bytes);
+        }
     }
-    gone
 }
 
 impl Facilities {
-    /// Those that have had their time. Blocks: where bytes count, every facility is walked through.
+    /// All that are here. Blocks: where bytes count, every facility is walked through.
     ///
     /// # Errors
     /// The daemon's own folders cannot be read.
-    pub fn over_their_time(&self, now: SystemTime, settings: &RetentionSettings) -> io::Result<Vec<(FacilityId, Why)>> {
+    pub fn kept(&self, settings: &RetentionSettings) -> io::Result<Vec<Kept>> {
         let state = self.work_dir.join(".nexus");
         let marks = match std::fs::read_dir(state.join("trust")) {
             Ok(marks) => marks,
@@ -77,7 +83,7 @@ impl Facilities {
             let bytes = if settings.max_total_bytes.is_some() { self.bytes_of(&id) } else { 0 };
             all.push(Kept { id, last_used: lock.modified()?, bytes });
         }
-        Ok(over(all, now, settings))
+        Ok(all)
     }
 
     fn bytes_of(&self, id: &FacilityId) -> u64 {
@@ -102,6 +108,18 @@ mod tests {
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// What goes at second 1000, where one is in use.
+    fn swept(all: Vec<Kept>, settings: &RetentionSettings, in_use: &str) -> Vec<(&'static str, Why)> {
+        let names = ["a", "b", "c", "d", "e"];
+        let mut gone = Vec::new();
+        sweep(all, at(1000), settings, |id, why| {
+            let goes = id.as_str() != in_use;
+            gone.extend(names.into_iter().find(|name| goes && *name == id.as_str()).map(|name| (name, why)));
+            goes
+        });
+        gone
     }
 
     #[test]
@@ -134,9 +152,16 @@ mod tests {
             let settings = RetentionSettings { facility_ttl: ttl.map(Duration::from_secs), max_total_bytes: *most };
             let kept =
                 all.map(|(id, last_used, bytes)| Kept { id: id.parse().unwrap(), last_used: at(last_used), bytes });
-            let gone = over(kept.to_vec(), at(1000), &settings);
-            let gone: Vec<(&str, Why)> = gone.iter().map(|(id, why)| (id.as_str(), *why)).collect();
-            assert_eq!(gone, *expected, "{ttl:?} {most:?}");
+            assert_eq!(swept(kept.to_vec(), &settings, "none"), *expected, "{ttl:?} {most:?}");
         }
+        // What is in use takes room, and makes none.
+        let settings = RetentionSettings { facility_ttl: None, max_total_bytes: Some(130) };
+        let kept = all.map(|(id, last_used, bytes)| Kept { id: id.parse().unwrap(), last_used: at(last_used), bytes });
+        let gone = swept(kept.to_vec(), &settings, "a");
+        assert_eq!(
+            gone,
+            [("c", Why::TooMuch), ("b", Why::TooMuch)],
+            "30 and 60, for the 50 of the longest unused stay"
+        );
     }
 }

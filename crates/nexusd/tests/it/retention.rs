@@ -5,17 +5,9 @@ use std::time::{Duration, SystemTime};
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::StubOptions;
+use testkit::wait::until;
 
 use crate::bed::{Bed, SOON, start};
-
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(SOON, wait).await.unwrap_or_else(|_| panic!("{what}"));
-}
 
 /// As if its last use had been an hour ago, where it is there. A directive that is just being let go may touch it after that.
 fn age(bed: &Bed, id: &str) {
@@ -26,7 +18,7 @@ fn age(bed: &Bed, id: &str) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_facility_that_nothing_uses_goes_and_one_in_use_stays() {
     let keys = "supported_sandbox_profiles: [host]\nmax_concurrent_directives: 4\nretention: {facility_ttl: 1m}\n";
     let bed = Bed::with(StubOptions::full(), keys);
@@ -42,27 +34,27 @@ async fn a_facility_that_nothing_uses_goes_and_one_in_use_stays() {
     }
     let folder = |id: &str| bed.dir.join("w").join(id);
     std::fs::create_dir(folder("foreign")).unwrap();
-    eventually("the other runs", || folder("held").join("file").exists()).await;
+    until("the other runs", SOON, || folder("held").join("file").exists().then_some(()));
     let goes = |id: &str| {
         age(&bed, id);
         !folder(id).exists()
     };
     age(&bed, "held");
-    eventually("what is unused goes", || goes("idle")).await;
+    until("what is unused goes", SOON, || goes("idle").then_some(()));
     assert!(folder("held").exists(), "a directive works there");
     bed.dir.write("w/go", "");
     assert_eq!(bed.ended(held).await.outcome(), ("succeeded", 0, "kept\n"));
     let again = bed.run(json!({ "facility": { "id": "idle" }, "sandbox_profile": "host", "command": "ls" })).await;
     assert_eq!(again.outcome(), ("succeeded", 0, ""), "it is made anew, empty");
-    eventually("what is unused goes again", || goes("idle")).await;
+    until("what is unused goes again", SOON, || goes("idle").then_some(()));
     assert!(folder("held").exists(), "its time begins with the end of its last use");
     assert!(folder("fresh").exists() && folder("foreign").exists());
     let removed = bed.dir.join("w/.nexus/removed");
-    eventually("nothing of them stays", || std::fs::read_dir(&removed).unwrap().count() == 0).await;
+    until("nothing of them stays", SOON, || (std::fs::read_dir(&removed).unwrap().count() == 0).then_some(()));
     assert_eq!(bed.stub.violations(), [""; 0]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_least_recently_used_make_room_at_a_start() {
     let keys = "supported_sandbox_profiles: [host]\n";
     let mut bed = Bed::with(StubOptions::full(), keys);
@@ -80,6 +72,6 @@ async fn the_least_recently_used_make_room_at_a_start() {
     let config = std::fs::read_to_string(bed.dir.join("config.yaml")).unwrap();
     bed.dir.write("config.yaml", format!("{config}retention: {{max_total_bytes: 7000000}}\n"));
     bed.daemon = start(&bed.dir);
-    eventually("the least recently used goes", || !folder("second").exists()).await;
+    until("the least recently used goes", SOON, || (!folder("second").exists()).then_some(()));
     assert!(folder("first").exists() && folder("third").exists());
 }
