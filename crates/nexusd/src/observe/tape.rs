@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Promises: no call waits for it (what the disk is too slow for is counted, as `lost` on the next line); no token, key,
-//! variable's value, credential of a URL or byte of output is written; the file is for its owner alone, and with the one
+//! variable's value, credential of a URL or byte of output is written (a command's own text is); the file is for its owner alone, and with the one
 //! before it (`.1`) takes at most `max_bytes`, but for a line that is longer than half of that.
 
 use std::io;
@@ -170,37 +170,36 @@ fn earlier(path: &Path) -> PathBuf {
 /// A body as it is written: JSON without secrets; of anything else only the length.
 fn body(bytes: &[u8]) -> Value {
     match serde_json::from_slice(bytes) {
-        Ok(value) => without_secrets(None, value),
+        Ok(value) => without_secrets(false, value),
         Err(_) if bytes.is_empty() => Value::Null,
         Err(_) => json!(format!("({} bytes that are no JSON)", bytes.len())),
     }
 }
 
-/// Names of values that are secrets, or output of commands; a part of the name is enough.
+/// Names of values that are secrets, or output of commands; a part of the name is enough. All that lies beneath one is hidden.
 const HIDDEN: [&str; 11] =
     ["token", "secret", "password", "key", "credential", "authorization", "bytes", "csr", "certificate", "pem", "diff"];
 
 /// Names among those that say nothing secret.
 const SHOWN: [&str; 3] = ["token_type", "max_output_bytes", "max_diff_bytes"];
 
-fn without_secrets(name: Option<&str>, value: Value) -> Value {
-    let hidden = name.is_some_and(|name| {
-        let name = name.to_ascii_lowercase();
-        HIDDEN.iter().any(|part| name.contains(part)) && !SHOWN.contains(&name.as_str())
-    });
+/// The variables of a command, whose names are their users' own.
+const VARIABLES: &str = "env";
+
+fn is_hidden(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name == VARIABLES || (HIDDEN.iter().any(|part| name.contains(part)) && !SHOWN.contains(&name.as_str()))
+}
+
+fn without_secrets(hidden: bool, value: Value) -> Value {
     match value {
         Value::String(text) if hidden => json!(format!("({} bytes)", text.len())),
         Value::String(text) => Value::String(shortened(without_userinfo(&text))),
-        Value::Array(list) => list.into_iter().map(|value| without_secrets(name, value)).collect(),
-        // Variables have names of their users' own.
-        Value::Object(map) if name == Some("env") => map
-            .into_iter()
-            .map(|(name, value)| (name, json!(format!("({} bytes)", value.as_str().map_or(0, str::len)))))
-            .collect(),
+        Value::Array(list) => list.into_iter().map(|value| without_secrets(hidden, value)).collect(),
         Value::Object(map) => map
             .into_iter()
             .map(|(name, value)| {
-                let value = without_secrets(Some(&name), value);
+                let value = without_secrets(hidden || is_hidden(&name), value);
                 (name, value)
             })
             .collect(),
@@ -260,7 +259,11 @@ mod tests {
             (json!({"directive_token": "abc"}), json!({"directive_token": "(3 bytes)"})),
             (json!({"a": [{"enroll_token": "abc"}]}), json!({"a": [{"enroll_token": "(3 bytes)"}]})),
             (json!({"env": {"HOME": "/x", "N": ""}}), json!({"env": {"HOME": "(2 bytes)", "N": "(0 bytes)"}})),
-            (json!({"env": "plain"}), json!({"env": "plain"})),
+            (json!({"env": ["N=secret"]}), json!({"env": ["(8 bytes)"]})),
+            (
+                json!({"credentials": {"user": "u", "all": [{"x": "yz"}]}}),
+                json!({"credentials": {"user": "(1 bytes)", "all": [{"x": "(2 bytes)"}]}}),
+            ),
             (json!({"bytes": "b3V0", "seq": 4}), json!({"bytes": "(4 bytes)", "seq": 4})),
             (
                 json!({"csr_pem": "x", "limits": {"max_output_bytes": 5}}),
