@@ -184,3 +184,50 @@ fn text(file: &mut File) -> io::Result<String> {
     file.take(MAX_OUTPUT).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each end that a run at its limit may have, and only what was seen to be had is a leak.
+    #[test]
+    fn a_limit_holds_leaks_or_is_not_known() {
+        let ran = |stdout: &str, stderr: &str, ended_by: Option<&str>| Ran {
+            report: FinishedRequest {
+                exit_code: Some(137),
+                artifacts_manifest: ended_by.map(|why| ("ended_by".to_owned(), why.into())).into_iter().collect(),
+                ..FinishedRequest::new(conduits::FinishedStatus::Failed)
+            },
+            stdout: stdout.to_owned(),
+            stderr: stderr.to_owned(),
+        };
+        let refusal = "[nexusd] limit pids cannot be enforced on this host: no cgroups\n";
+        let cases = [
+            (ran("tries\nopen\n", "", None), Seen::Open),
+            (ran("tries\nopen\n", "", Some("oom")), Seen::Open),
+            (ran("tries\nshut Cannot allocate memory\n", "", None), Seen::Shut("Cannot allocate memory".to_owned())),
+            (ran("tries\n", "", Some("oom")), Seen::Shut("ended by its limit: oom".to_owned())),
+            (ran("", refusal, Some("engine")), Seen::Refused("no cgroups".to_owned())),
+        ];
+        for (ran, expected) in cases {
+            assert_eq!(limited(&ran, "oom"), expected, "{ran:?}");
+        }
+        // It never tried, or something else ended it.
+        for ran in [ran("", "", Some("oom")), ran("", "gone\n", None), ran("tries\n", "", Some("timeout"))] {
+            assert!(matches!(limited(&ran, "oom"), Seen::Unknown(_)), "{ran:?}");
+        }
+    }
+
+    #[test]
+    fn who_holds_the_lock_has_stayed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lock, link) = (dir.path().join("lock"), dir.path().join("link"));
+        let file = File::create(&lock).unwrap();
+        assert!(!is_held(&lock).unwrap());
+        file.lock().unwrap();
+        assert!(is_held(&lock).unwrap());
+        std::os::unix::fs::symlink(&lock, &link).unwrap();
+        is_held(&link).unwrap_err();
+        is_held(&dir.path().join("none")).unwrap_err();
+    }
+}
