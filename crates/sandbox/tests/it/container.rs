@@ -8,13 +8,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sandbox::{
-    ContainerRuntime, ContainerSettings, Driver, DriverSettings, EndedBy, ImagePull, LaunchError, Limit, Limits,
-    NetworkPath, ProxyAttachment, Selected, Stop, StopReason, WorkspaceAccess, WorkspaceCwd,
+    ContainerRuntime, ContainerSettings, Driver, DriverSettings, EndedBy, ImagePull, Limit, Limits, NetworkPath, Stop,
+    StopReason,
 };
 use testkit::{Containers, require};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::bed::{Bed, Run, text, until};
+use crate::promises::{self, sh};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -40,13 +41,6 @@ async fn bed_with(change: impl FnOnce(&mut ContainerSettings)) -> Bed {
     let health = bed.drivers.health(Driver::Container).await;
     assert_eq!(health.reason, None);
     bed
-}
-
-fn sh(script: &str) -> Run {
-    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let name = Some(format!("test-{}-{number}", std::process::id()));
-    Run { driver: Driver::Container, name, ..Run::sh(script) }
 }
 
 /// The containers that podman knows of this bed, whatever their state.
@@ -180,19 +174,7 @@ async fn a_run_that_is_given_up_leaves_no_container() {
     require!(Root, Podman);
     let bed = bed().await;
     let marker = format!("10{}", std::process::id());
-    // While it is set up, before it is released, and while it runs.
-    for moment in 0..3 {
-        let (mut handle, _stdout, _stderr) = bed.start(sh(&format!("sleep {marker}"))).await.unwrap();
-        if moment > 0 {
-            handle.ready().await.unwrap();
-        }
-        if moment > 1 {
-            handle.release().unwrap();
-            until("the command runs", || !crate::bed::processes_with(&marker).is_empty()).await;
-        }
-        drop(handle);
-        until("the command is gone", || crate::bed::processes_with(&marker).is_empty()).await;
-    }
+    promises::who_is_given_up_ends(&bed, &marker).await;
     // What podman could not tidy up itself, the next look does.
     let look = Bed::with(|settings| {
         settings.container = Ok(self::settings());
@@ -247,39 +229,14 @@ async fn an_isolated_container_has_no_way_out_but_the_proxy() {
     // The control: with the host's network it gets there.
     let outcome = bed.run(Run { network: Some(NetworkPath::HostNetwork), ..sh(&script) }).await;
     assert!(outcome.stdout.contains("connected"), "{}", outcome.stdout);
-    let (sender, receiver) = oneshot::channel();
-    let network = Some(NetworkPath::Proxied(ProxyAttachment::Listener(sender)));
-    let (mut handle, stdout, _stderr) =
-        bed.start(Run { network, ..sh("exec 3<>/dev/tcp/127.0.0.1/9080; cat <&3") }).await.unwrap();
-    handle.ready().await.unwrap();
-    let listener = tokio::net::TcpListener::from_std(receiver.await.unwrap()).unwrap();
-    handle.release().unwrap();
-    let (mut connection, _) = listener.accept().await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut connection, b"hello\n").await.unwrap();
-    drop(connection);
-    let (_keep, stop) = watch::channel(None);
-    assert_eq!(handle.wait(stop).await.code, 0);
-    assert_eq!(text(stdout).await, "hello\n");
+    promises::the_proxy_is_reached(&bed).await;
 }
 
 #[tokio::test]
 async fn the_workspace_is_narrowed() {
     require!(Root, Podman);
     let bed = bed().await;
-    bed.sh("mkdir src out; echo kept > src/a; echo hidden > b").await;
-    let only = |text: &str, writable| Selected { path: WorkspaceCwd::parse(text).unwrap(), writable };
-    let access = WorkspaceAccess::Only(vec![only("src", false), only("out", true)]);
-    let script =
-        "ls; cat src/a; (echo x > src/a) 2>/dev/null || echo no; (echo x > c) 2>/dev/null || echo no; echo x > out/y";
-    let outcome = bed.run(Run { access, ..sh(script) }).await;
-    assert_eq!(outcome.stdout, "out\nsrc\nkept\nno\nno\n", "{}", outcome.stderr);
-    assert_eq!(bed.sh("cat out/y").await, "x\n");
-    let outcome = bed.run(Run { access: WorkspaceAccess::ReadOnly, ..sh("cat b; (> c) 2>/dev/null || echo no") }).await;
-    assert_eq!(outcome.stdout, "hidden\nno\n");
-    let outcome = bed.run(Run { cwd: "src".into(), ..sh("pwd") }).await;
-    assert_eq!(outcome.stdout, "/workspace/src\n");
-    bed.sh("ln -s / up").await;
-    assert!(matches!(bed.start(Run { cwd: "up/etc".into(), ..sh("pwd") }).await, Err(LaunchError::Cwd { .. })));
+    promises::the_workspace_is_narrowed(&bed).await;
 }
 
 #[tokio::test]

@@ -8,13 +8,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sandbox::{
-    ContainerRuntime, ContainerSettings, Driver, DriverSettings, EndedBy, ImagePull, Limit, Limits, NetworkPath,
-    ProxyAttachment, Selected, Stop, StopReason, WorkspaceAccess, WorkspaceCwd,
+    ContainerRuntime, ContainerSettings, Driver, DriverSettings, EndedBy, ImagePull, Limit, Limits, Stop, StopReason,
 };
 use testkit::{Containers, require};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use crate::bed::{Bed, Run, processes_with, text, until};
+use crate::bed::{Bed, Run, processes_with, until};
+use crate::promises::{self, sh};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -48,13 +48,6 @@ async fn docker_with(change: impl FnOnce(&mut ContainerSettings)) -> Docker {
     assert_eq!(health.reason, None);
     assert_eq!(health.version, "Docker version 28.2.2");
     Docker { bed, _tools: tools }
-}
-
-fn sh(script: &str) -> Run {
-    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let name = Some(format!("docker-{}-{number}", std::process::id()));
-    Run { driver: Driver::Container, name, ..Run::sh(script) }
 }
 
 /// The containers and the places to meet that are left of this bed.
@@ -135,26 +128,8 @@ async fn limits_hold() {
 async fn the_workspace_is_narrowed_and_the_proxy_is_reached() {
     require!(Root, Podman, Python);
     let Docker { bed, .. } = &docker().await;
-    bed.sh("mkdir src out; echo kept > src/a; echo hidden > b").await;
-    let only = |text: &str, writable| Selected { path: WorkspaceCwd::parse(text).unwrap(), writable };
-    let access = WorkspaceAccess::Only(vec![only("src", false), only("out", true)]);
-    let script =
-        "ls; cat src/a; (echo x > src/a) 2>/dev/null || echo no; (echo x > c) 2>/dev/null || echo no; echo x > out/y";
-    let outcome = bed.run(Run { access, ..sh(script) }).await;
-    assert_eq!(outcome.stdout, "out\nsrc\nkept\nno\nno\n", "{}", outcome.stderr);
-    let (sender, receiver) = oneshot::channel();
-    let network = Some(NetworkPath::Proxied(ProxyAttachment::Listener(sender)));
-    let (mut handle, stdout, _stderr) =
-        bed.start(Run { network, ..sh("exec 3<>/dev/tcp/127.0.0.1/9080; cat <&3") }).await.unwrap();
-    handle.ready().await.unwrap();
-    let listener = tokio::net::TcpListener::from_std(receiver.await.unwrap()).unwrap();
-    handle.release().unwrap();
-    let (mut connection, _) = listener.accept().await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut connection, b"hello\n").await.unwrap();
-    drop(connection);
-    let (_keep, stop) = watch::channel(None);
-    assert_eq!(handle.wait(stop).await.code, 0);
-    assert_eq!(text(stdout).await, "hello\n");
+    promises::the_workspace_is_narrowed(bed).await;
+    promises::the_proxy_is_reached(bed).await;
 }
 
 #[tokio::test]
@@ -186,19 +161,7 @@ async fn a_run_that_is_given_up_leaves_no_container() {
     require!(Root, Podman, Python);
     let Docker { bed, .. } = &docker().await;
     let marker = format!("31{}", std::process::id());
-    // Before anybody came, while it is set up, before it is released, and while it runs.
-    for moment in 0..3 {
-        let (mut handle, _stdout, _stderr) = bed.start(sh(&format!("sleep {marker}"))).await.unwrap();
-        if moment > 0 {
-            handle.ready().await.unwrap();
-        }
-        if moment > 1 {
-            handle.release().unwrap();
-            until("the command runs", || !processes_with(&marker).is_empty()).await;
-        }
-        drop(handle);
-        until("the command is gone", || processes_with(&marker).is_empty()).await;
-    }
+    promises::who_is_given_up_ends(bed, &marker).await;
     until("the containers are gone", || {
         // What was being made while its client was killed, the label finds.
         left(bed.dir.path()).is_empty()

@@ -13,6 +13,7 @@ mod host;
 mod limits;
 mod network;
 mod output;
+mod promises;
 mod rootfs;
 mod roots;
 mod speed;

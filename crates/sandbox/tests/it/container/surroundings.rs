@@ -5,8 +5,9 @@ use std::path::Path;
 use sandbox::NetworkPath;
 use testkit::{Containers, require};
 
-use super::{bed, bed_with, sh};
+use super::{bed, bed_with};
 use crate::bed::Run;
+use crate::promises::sh;
 
 /// An image is data of somebody else's: what it asks for must not reach the host's disk or the facility.
 #[tokio::test]
