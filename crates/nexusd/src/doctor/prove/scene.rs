@@ -225,3 +225,39 @@ async fn refuse_nothing(listener: TcpListener) {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::os::linux::net::SocketAddrExt as _;
+
+    use super::*;
+    use crate::config::Platform;
+
+    /// Whoever says nothing of where he was is seen all the same.
+    #[tokio::test]
+    async fn every_visit_is_noticed_once() {
+        let (own, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let config = Config::built_in(Platform::Linux, &|_| None).unwrap();
+        let mut scene = Scene::set(own.path(), temp.path(), "/nowhere", &config).await.unwrap();
+        let places = scene.places(false);
+        let listener = Witness::Listener(places.loopback[0]);
+        for witness in [&listener, &Witness::AbstractSocket, &Witness::Victim, &Witness::Nobody] {
+            assert!(!scene.was_reached(witness).unwrap(), "{witness:?}");
+        }
+        drop(std::net::TcpStream::connect(places.loopback[0]).unwrap());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&places.abstract_socket).unwrap();
+        drop(std::os::unix::net::UnixStream::connect_addr(&address).unwrap());
+        let victim = rustix::process::Pid::from_raw(places.victim.cast_signed()).unwrap();
+        rustix::process::kill_process(victim, rustix::process::Signal::TERM).unwrap();
+        for witness in [&listener, &Witness::AbstractSocket, &Witness::Victim] {
+            scene.awaits(witness).await.unwrap();
+            assert!(!scene.was_reached(witness).unwrap(), "{witness:?} is told of once");
+        }
+        assert_ne!(scene.places(false).victim, places.victim, "there is another one to be ended");
+        assert!(scene.is_untouched());
+        std::fs::write(&places.canary, "changed").unwrap();
+        assert!(!scene.is_untouched());
+        drop(scene);
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+    }
+}
